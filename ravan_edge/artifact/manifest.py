@@ -1,0 +1,313 @@
+"""The manifest: one frozen class for each object of ``manifest.json`` (docs/artifact.md, section 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ravan_edge.errors import ArtifactError
+
+__all__ = [
+    "MANIFEST_MAX_BYTES",
+    "SCHEMA_VERSION",
+    "Basis",
+    "Conformance",
+    "ConformanceCase",
+    "FileEntry",
+    "GraphTensor",
+    "Layer",
+    "Manifest",
+    "MethodSettings",
+    "ModelInfo",
+    "Plan",
+    "Role",
+    "TensorEntry",
+    "TextSettings",
+    "parse_manifest",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST_MAX_BYTES = 4 * 1024 * 1024
+_MAX_NESTING = 16
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+Dimension = Annotated[int, Field(ge=1, le=1 << 40)]
+TensorName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
+ShortText = Annotated[str, Field(max_length=1000)]
+
+
+def _check_path(path: str) -> str:
+    parts = path.split("/")
+    if len(path) > 200 or len(parts) > 8 or not all(_PART.fullmatch(part) for part in parts):
+        raise ValueError(f"path {path!r} is not a plain relative path inside the artifact")
+    return path
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Role(StrEnum):
+    """What a tensor of the tensor table or of the bases is."""
+
+    CORE = "core"
+    SCALE = "scale"
+    LORA_A = "lora_a"
+    LORA_B = "lora_b"
+    TASK_HEAD = "task_head"
+    BASIS_A = "basis_a"
+    BASIS_B = "basis_b"
+
+
+JsonRole = Annotated[Role, Field(strict=False)]
+JsonShape = Annotated[tuple[Dimension, ...], Field(strict=False, max_length=8)]
+Names = Annotated[tuple[TensorName, ...], Field(strict=False)]
+Texts = Annotated[tuple[ShortText, ...], Field(strict=False)]
+
+
+class ModelInfo(_Frozen):
+    """The pretrained model an artifact was made from."""
+
+    name: ShortText
+    architecture: ShortText
+    family: ShortText
+    license: ShortText | None
+    parameters: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=1)]
+
+
+class MethodSettings(_Frozen):
+    """The method's name and its settings; a setting a method does not have is null."""
+
+    name: Literal["ravan", "head-only", "fedit"]
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)]
+    targets: Names = ()
+    heads: Dimension | None = None
+    rank: Dimension | None = None
+    init: Literal["random-normal", "gram-schmidt", "constant", "shared-subspace"] | None = None
+    alpha: Annotated[float, Field(gt=0, strict=False)] | None = None
+
+
+class Layer(_Frozen):
+    """One adapted linear layer, W [outputs, inputs]."""
+
+    name: TensorName
+    outputs: Dimension
+    inputs: Dimension
+    heads: Dimension
+    rank: Dimension
+
+
+class TensorEntry(_Frozen):
+    """One row of the tensor table: a float32 tensor that trains."""
+
+    name: TensorName
+    role: JsonRole
+    shape: JsonShape
+    layer: TensorName | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        size = 1
+        for dimension in self.shape:
+            size *= dimension
+        return size
+
+
+class Basis(_Frozen):
+    """A frozen tensor that the host feeds to graphs: ``<layer>.A`` or ``<layer>.Bt``."""
+
+    name: TensorName
+    layer: TensorName
+    role: JsonRole
+    shape: JsonShape
+    source: None = None  # reserved for {generator, seed}; a reader that cannot make it refuses
+
+
+class TextSettings(_Frozen):
+    """How texts become token ids."""
+
+    tokenizer: str
+    max_length: Dimension
+    pad_id: Annotated[int, Field(ge=0)]
+    inputs: Names = ("input_ids", "attention_mask")
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _plain_path(cls, path: str) -> str:
+        return _check_path(path)
+
+
+class GraphTensor(_Frozen):
+    """An input or output of a graph. A dimension is a number, or a name where it is dynamic."""
+
+    name: TensorName
+    dtype: Literal["float32", "int64", "int32", "bool"]
+    shape: Annotated[tuple[Dimension | TensorName, ...], Field(strict=False, max_length=8)]
+
+
+class Plan(_Frozen):
+    """One way to compute the step."""
+
+    graphs: dict[str, str]
+    inputs: Annotated[tuple[GraphTensor, ...], Field(strict=False)]
+    outputs: dict[str, Annotated[tuple[GraphTensor, ...], Field(strict=False)]]
+    blobs: Annotated[tuple[str, ...], Field(strict=False)]
+    operators: Texts
+    opset: Dimension
+
+
+class FileEntry(_Frozen):
+    """Digest and size of one file."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0, le=1 << 48)]
+
+
+class ConformanceCase(_Frozen):
+    """What the exporter saw for one stored batch."""
+
+    name: TensorName
+    batch: JsonShape
+    loss: float
+    loss_move: float
+    worst_error: float
+    worst_tensor: TensorName
+
+
+class Conformance(_Frozen):
+    """Figures of the comparison with torch autograd on the original model."""
+
+    file: str
+    tolerance: Annotated[float, Field(gt=0, le=1e-2)]
+    cases: Annotated[tuple[ConformanceCase, ...], Field(strict=False)]
+
+
+class Manifest(_Frozen):
+    """The whole manifest. Made by :func:`parse_manifest`; equal content is equal bytes."""
+
+    schema_version: Literal[1]
+    model: ModelInfo
+    task: Literal["text-classification"]
+    labels: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...],
+        Field(strict=False, min_length=2, max_length=100_000),
+    ]
+    method: MethodSettings
+    layers: Annotated[tuple[Layer, ...], Field(strict=False, max_length=16_384)]
+    tensors: Annotated[tuple[TensorEntry, ...], Field(strict=False, min_length=1, max_length=4096)]
+    bases: Annotated[tuple[Basis, ...], Field(strict=False, max_length=32_768)]
+    text: TextSettings | None
+    plans: dict[str, Plan]
+    files: dict[str, FileEntry]
+    conformance: Conformance | None
+    exporter: dict[str, str]
+    notices: Texts = ()
+
+    @field_validator("labels")
+    @classmethod
+    def _different_labels(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("two labels have the same name")
+        return labels
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        for path in self.files:
+            _check_path(path)
+        if "manifest.json" in self.files:
+            raise ValueError("the manifest cannot list itself")
+        for kind, names in (
+            ("tensor", [entry.name for entry in self.tensors]),
+            ("basis", [entry.name for entry in self.bases]),
+            ("layer", [layer.name for layer in self.layers]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"a {kind} is listed twice")
+        layers = {layer.name for layer in self.layers}
+        for entry in (*self.tensors, *self.bases):
+            if entry.layer is not None and entry.layer not in layers:
+                raise ValueError(f"tensor {entry.name!r} belongs to an unknown layer")
+        named = [path for plan in self.plans.values() for path in (*plan.graphs.values(), *plan.blobs)]
+        if self.text is not None:
+            named.append(self.text.tokenizer)
+        if self.conformance is not None:
+            named.append(self.conformance.file)
+        for path in ("base.safetensors", "heads.safetensors", *named):
+            if path not in self.files:
+                raise ValueError(f"file {path!r} is used but not listed under files")
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes: sorted keys, indent 2, final newline."""
+        document = self.model_dump(mode="json")
+        text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        return text.encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """The artifact digest, if the file was written by :meth:`to_bytes`."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return document
+
+
+def _nesting(document: object) -> int:
+    depth, level = 0, [document]
+    while level and depth <= _MAX_NESTING:
+        depth += 1
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
+
+
+def parse_manifest(data: bytes, *, where: str = "manifest.json") -> Manifest:
+    """Check and read the bytes of a manifest.
+
+    Raises:
+        ArtifactError: Too large, not JSON, from a newer version, or not as docs/artifact.md says;
+            names the key, what was expected and what was found.
+    """
+    if len(data) > MANIFEST_MAX_BYTES:
+        raise ArtifactError(f"{len(data)} bytes, expected at most {MANIFEST_MAX_BYTES}", where=where)
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"not a JSON document: {error}", where=where, hint="export or download it again"
+        ) from error
+    if not isinstance(document, Mapping) or _nesting(document) > _MAX_NESTING:
+        raise ArtifactError("expected one JSON object, not too deeply nested", where=where)
+    version = document.get("schema_version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > SCHEMA_VERSION:
+        raise ArtifactError(
+            f"made by a newer version (schema {version}, this is {SCHEMA_VERSION})",
+            where=where,
+            hint="upgrade ravan-edge: pip install --upgrade ravan-edge",
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ArtifactError(
+            f"{key}: {first['msg']} (found {str(first.get('input'))[:80]!r})",
+            where=where,
+            hint="export it again; docs/artifact.md describes the manifest",
+        ) from None
