@@ -1,4 +1,4 @@
-"""The manifest: one frozen class for each object of ``manifest.json`` (docs/artifact.md, section 2)."""
+"""The manifest: one frozen class for each object of the file (docs/artifact.md, section 2)."""
 
 from __future__ import annotations
 
@@ -235,7 +235,9 @@ class Manifest(_Frozen):
         for entry in (*self.tensors, *self.bases):
             if entry.layer is not None and entry.layer not in layers:
                 raise ValueError(f"tensor {entry.name!r} belongs to an unknown layer")
-        named = [path for plan in self.plans.values() for path in (*plan.graphs.values(), *plan.blobs)]
+        named = [
+            path for plan in self.plans.values() for path in (*plan.graphs.values(), *plan.blobs)
+        ]
         if self.text is not None:
             named.append(self.text.tokenizer)
         if self.conformance is not None:
@@ -285,7 +287,9 @@ def parse_manifest(data: bytes, *, where: str = "manifest.json") -> Manifest:
             names the key, what was expected and what was found.
     """
     if len(data) > MANIFEST_MAX_BYTES:
-        raise ArtifactError(f"{len(data)} bytes, expected at most {MANIFEST_MAX_BYTES}", where=where)
+        raise ArtifactError(
+            f"{len(data)} bytes, expected at most {MANIFEST_MAX_BYTES}", where=where
+        )
     try:
         document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
