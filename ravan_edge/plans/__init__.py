@@ -1,0 +1,15 @@
+"""Plans: the ways to compute a training step, all behind one protocol."""
+
+from ravan_edge.plans.registry import PLANS, open_step
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, Step, StepResult
+from ravan_edge.plans.whole import WholeStep
+
+__all__ = [
+    "PLANS",
+    "Evaluation",
+    "RuntimeSettings",
+    "Step",
+    "StepResult",
+    "WholeStep",
+    "open_step",
+]
