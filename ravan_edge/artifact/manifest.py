@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ravan_edge.artifact.consistency import contradictions
 from ravan_edge.errors import ArtifactError
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Role",
     "TensorEntry",
     "TextSettings",
+    "check_path",
     "parse_manifest",
 ]
 
@@ -42,7 +44,12 @@ TensorName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]
 ShortText = Annotated[str, Field(max_length=1000)]
 
 
-def _check_path(path: str) -> str:
+def check_path(path: str) -> str:
+    """A path that an artifact may hold, unchanged.
+
+    Raises:
+        ValueError: It is not a plain relative path.
+    """
     parts = path.split("/")
     if len(path) > 200 or len(parts) > 8 or not all(_PART.fullmatch(part) for part in parts):
         raise ValueError(f"path {path!r} is not a plain relative path inside the artifact")
@@ -50,7 +57,7 @@ def _check_path(path: str) -> str:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Role(StrEnum):
@@ -142,7 +149,7 @@ class TextSettings(_Frozen):
     @field_validator("tokenizer")
     @classmethod
     def _plain_path(cls, path: str) -> str:
-        return _check_path(path)
+        return check_path(path)
 
 
 class GraphTensor(_Frozen):
@@ -205,8 +212,8 @@ class Manifest(_Frozen):
     tensors: Annotated[tuple[TensorEntry, ...], Field(strict=False, min_length=1, max_length=4096)]
     bases: Annotated[tuple[Basis, ...], Field(strict=False, max_length=32_768)]
     text: TextSettings | None
-    plans: dict[str, Plan]
-    files: dict[str, FileEntry]
+    plans: Annotated[dict[str, Plan], Field(min_length=1, max_length=16)]
+    files: Annotated[dict[str, FileEntry], Field(max_length=1024)]
     conformance: Conformance | None
     exporter: dict[str, str]
     notices: Texts = ()
@@ -221,30 +228,9 @@ class Manifest(_Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
         for path in self.files:
-            _check_path(path)
-        if "manifest.json" in self.files:
-            raise ValueError("the manifest cannot list itself")
-        for kind, names in (
-            ("tensor", [entry.name for entry in self.tensors]),
-            ("basis", [entry.name for entry in self.bases]),
-            ("layer", [layer.name for layer in self.layers]),
-        ):
-            if len(set(names)) != len(names):
-                raise ValueError(f"a {kind} is listed twice")
-        layers = {layer.name for layer in self.layers}
-        for entry in (*self.tensors, *self.bases):
-            if entry.layer is not None and entry.layer not in layers:
-                raise ValueError(f"tensor {entry.name!r} belongs to an unknown layer")
-        named = [
-            path for plan in self.plans.values() for path in (*plan.graphs.values(), *plan.blobs)
-        ]
-        if self.text is not None:
-            named.append(self.text.tokenizer)
-        if self.conformance is not None:
-            named.append(self.conformance.file)
-        for path in ("base.safetensors", "heads.safetensors", *named):
-            if path not in self.files:
-                raise ValueError(f"file {path!r} is used but not listed under files")
+            check_path(path)
+        for contradiction in contradictions(self):
+            raise ValueError(contradiction)
         return self
 
     def to_bytes(self) -> bytes:
@@ -264,6 +250,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(document) != len(pairs):
         raise ValueError("an object has the same key twice")
     return document
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _nesting(document: object) -> int:
@@ -291,7 +281,9 @@ def parse_manifest(data: bytes, *, where: str = "manifest.json") -> Manifest:
             f"{len(data)} bytes, expected at most {MANIFEST_MAX_BYTES}", where=where
         )
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
+        document = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"not a JSON document: {error}", where=where, hint="export or download it again"

@@ -1,0 +1,225 @@
+"""What must agree inside a manifest: layers, tensor table, bases, inputs and outputs of plans.
+
+Sections 3, 4 and 6 of docs/artifact.md. Each function yields one sentence per contradiction; the
+manifest refuses on the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ravan_edge.artifact.manifest import Basis, GraphTensor, Manifest, Plan, TensorEntry
+
+__all__ = ["contradictions"]
+
+Shape = tuple[int, ...]
+
+
+def contradictions(manifest: Manifest) -> Iterator[str]:
+    """Everything that does not agree, as sentences."""
+    yield from _files(manifest)
+    yield from _names(manifest)
+    yield from _settings(manifest)
+    yield from _tables(manifest)
+    for name, plan in manifest.plans.items():
+        yield from _plan(manifest, name, plan)
+
+
+def _files(manifest: Manifest) -> Iterator[str]:
+    if "manifest.json" in manifest.files:
+        yield "the manifest cannot list itself"
+    if len({path.lower() for path in manifest.files}) != len(manifest.files):
+        yield "two files differ only in upper and lower case"  # one file on macOS and Windows
+    used = ["base.safetensors", "heads.safetensors"]
+    for plan in manifest.plans.values():
+        used += [*plan.graphs.values(), *plan.blobs]
+    if manifest.text is not None:
+        used.append(manifest.text.tokenizer)
+    if manifest.conformance is not None:
+        used.append(manifest.conformance.file)
+    for path in used:
+        if path not in manifest.files:
+            yield f"file {path!r} is used but not listed under files"
+
+
+def _names(manifest: Manifest) -> Iterator[str]:
+    for kind, names in (
+        ("tensor", [entry.name for entry in manifest.tensors]),
+        ("basis", [entry.name for entry in manifest.bases]),
+        ("layer", [layer.name for layer in manifest.layers]),
+    ):
+        if len(set(names)) != len(names):
+            yield f"a {kind} is listed twice"
+    if manifest.text is None:  # the tasks of version 1 all read text
+        yield f"task {manifest.task} needs text"
+    elif "input_ids" not in manifest.text.inputs:
+        yield "text.inputs must name input_ids"
+    for label in manifest.labels:
+        if len(label.encode()) > 1000:
+            yield f"label {label[:40]!r} is longer than 1000 bytes"
+
+
+def _settings(manifest: Manifest) -> Iterator[str]:
+    method = manifest.method
+    if method.name == "ravan":
+        if method.heads is None or method.rank is None or method.init is None:
+            yield "method ravan needs heads, rank and init"
+        for layer in manifest.layers:
+            if layer.heads != method.heads:
+                yield f"layer {layer.name!r} has {layer.heads} heads, the method {method.heads}"
+    if method.name == "fedit":
+        if method.rank is None or method.alpha is None:
+            yield "method fedit needs rank and alpha"
+        for layer in manifest.layers:
+            if layer.rank != method.rank:
+                yield f"layer {layer.name!r} has rank {layer.rank}, the method {method.rank}"
+    if method.name != "head-only" and not manifest.layers:
+        yield f"method {method.name} needs at least one layer"
+    if method.name == "head-only" and manifest.layers:
+        yield "method head-only has no layers"
+
+
+def _tables(manifest: Manifest) -> Iterator[str]:
+    """The tensor table and the bases against what the method wants for each layer."""
+    tensors: dict[str, tuple[str, Shape, str]] = {}
+    bases: dict[str, tuple[str, Shape, str]] = {}
+    for layer in manifest.layers:
+        name, m, n, h, r = layer.name, layer.outputs, layer.inputs, layer.heads, layer.rank
+        if manifest.method.name == "ravan":
+            tensors[f"{name}.H"] = ("core", (h, r, r), name)
+            tensors[f"{name}.s"] = ("scale", (h,), name)
+            bases[f"{name}.A"] = ("basis_a", (h, r, n), name)
+            bases[f"{name}.Bt"] = ("basis_b", (h, r, m), name)
+        else:
+            tensors[f"{name}.lora_A"] = ("lora_a", (r, n), name)
+            tensors[f"{name}.lora_B"] = ("lora_b", (m, r), name)
+    for entry in manifest.tensors:
+        if entry.role == "task_head":
+            if not entry.name.startswith("task_head.") or entry.layer is not None:
+                yield f"tensor {entry.name!r} has role task_head: its name and layer do not fit"
+            continue
+        yield from _compare("tensor", entry.name, tensors.pop(entry.name, None), entry)
+    for basis in manifest.bases:
+        yield from _compare("basis", basis.name, bases.pop(basis.name, None), basis)
+    for name in (*tensors, *bases):
+        yield f"tensor {name!r} of an adapted layer is not listed"
+
+
+def _compare(
+    kind: str, name: str, expected: tuple[str, Shape, str] | None, row: TensorEntry | Basis
+) -> Iterator[str]:
+    role, shape, layer = row.role, row.shape, row.layer
+    if expected is None:
+        yield f"{kind} {name!r} belongs to no layer of this method"
+    elif (role, shape, layer) != expected:
+        yield (
+            f"{kind} {name!r} is {role} {list(shape)} of {layer!r}, "
+            f"expected {expected[0]} {list(expected[1])} of {expected[2]!r}"
+        )
+
+
+def _plan(manifest: Manifest, name: str, plan: Plan) -> Iterator[str]:
+    if set(plan.outputs) != set(plan.graphs):
+        yield f"plan {name!r}: graphs and outputs do not name the same roles"
+    for kind, tensors in (("inputs", plan.inputs), *plan.outputs.items()):
+        if len({tensor.name for tensor in tensors}) != len(tensors):
+            yield f"plan {name!r}: {kind} lists a tensor twice"
+    if name != "whole":
+        return  # a reader that does not know a plan does not run it
+    if set(plan.graphs) != {"step", "eval"}:
+        yield "plan 'whole' has exactly the graphs step and eval"
+        return
+    if plan.opset != 18:
+        yield f"plan 'whole': opset {plan.opset}, expected 18"
+    if list(plan.operators) != sorted(set(plan.operators)):
+        yield "plan 'whole': operators is not sorted, or lists one twice"
+    yield from _whole_inputs(manifest, plan)
+    yield from _whole_outputs(manifest, plan)
+
+
+def _trainable_inputs(manifest: Manifest) -> dict[str, Shape]:
+    """Trainable graph inputs with their shapes; a core becomes G, whose first axis is K."""
+    return {
+        (f"{entry.layer}.G" if entry.role == "core" else entry.name): entry.shape
+        for entry in manifest.tensors
+        if entry.role != "scale"
+    }
+
+
+def _whole_inputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
+    found = {tensor.name: tensor for tensor in plan.inputs}
+    for name in ("labels", *(manifest.text.inputs if manifest.text is not None else ())):
+        tensor = found.pop(name, None)
+        dimensions = 1 if name == "labels" else 2
+        if (
+            tensor is None
+            or tensor.dtype != "int64"
+            or len(tensor.shape) != dimensions
+            or not all(isinstance(dimension, str) for dimension in tensor.shape)
+        ):
+            yield f"plan 'whole': input {name!r} is not int64 with {dimensions} named dimensions"
+    named = {entry.name for entry in manifest.tensors}
+    fed = _trainable_inputs(manifest) | {basis.name: basis.shape for basis in manifest.bases}
+    rows: dict[str, set[object]] = {}
+    for name, shape in fed.items():
+        tensor = found.pop(name, None)
+        yield from _fed("input", name, tensor, shape, per_head=name not in named)
+        if name not in named and tensor is not None:
+            rows.setdefault(name.rpartition(".")[0], set()).add(tensor.shape[:1])
+    for layer, numbers in rows.items():
+        if len(numbers) > 1:
+            yield f"plan 'whole': G, A and Bt of layer {layer!r} name different numbers of heads"
+    for name in found:
+        yield f"plan 'whole': input {name!r} is neither of the batch nor trainable nor a basis"
+
+
+def _whole_outputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
+    trainable = _trainable_inputs(manifest)
+    named = {entry.name for entry in manifest.tensors}
+    for role, tensors in plan.outputs.items():
+        found = {tensor.name: tensor for tensor in tensors}
+        for name, dtype in (("loss_sum", "float32"), ("count", "int64")):
+            tensor = found.pop(name, None)
+            if tensor is None or tensor.dtype != dtype or tensor.shape != ():
+                yield f"plan 'whole': {role} output {name!r} is not one {dtype}"
+        if role == "step":
+            for name, shape in trainable.items():
+                output = found.pop(f"grad.{name}", None)
+                yield from _fed("output", f"grad.{name}", output, shape, per_head=name not in named)
+        else:
+            logits = found.pop("logits", None)
+            if (
+                logits is None
+                or logits.dtype != "float32"
+                or logits.shape[1:] != (len(manifest.labels),)
+                or not isinstance(logits.shape[0], str)
+            ):
+                yield f"plan 'whole': logits is not float32 [batch, {len(manifest.labels)}]"
+        yield from _metrics(role, found.values())
+
+
+def _metrics(role: str, tensors: Iterable[GraphTensor]) -> Iterator[str]:
+    for tensor in tensors:
+        if tensor.shape != () or tensor.dtype not in ("int64", "float32"):
+            yield f"plan 'whole': {role} output {tensor.name!r} is unknown and no sum"
+
+
+def _fed(
+    kind: str, name: str, tensor: GraphTensor | None, shape: Shape, *, per_head: bool
+) -> Iterator[str]:
+    """A trainable or basis as a graph takes it: its first axis is dynamic if it is per head."""
+    if tensor is None:
+        yield f"plan 'whole': {kind} {name!r} is missing"
+    elif (
+        tensor.dtype != "float32"
+        or len(tensor.shape) != len(shape)
+        or tensor.shape[per_head:] != shape[per_head:]
+        or (per_head and not isinstance(tensor.shape[0], str))
+    ):
+        expected = ["K", *shape[1:]] if per_head else list(shape)
+        yield (
+            f"plan 'whole': {kind} {name!r} is {tensor.dtype} {list(tensor.shape)}, "
+            f"expected float32 {expected}"
+        )
