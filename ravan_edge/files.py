@@ -31,7 +31,9 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
             errno.EROFS: "choose a folder on a disk that can be written",
         }.get(error.errno or 0, "look at the disk, then type the same command again")
         reason = error.strerror or str(error)
-        raise StorageError(f"cannot {action}: {reason}", where=os.fspath(path), hint=hint) from error
+        raise StorageError(
+            f"cannot {action}: {reason}", where=os.fspath(path), hint=hint
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

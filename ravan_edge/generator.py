@@ -155,4 +155,6 @@ class Stream:
         uniform = self.uniform(2 * pairs).reshape(pairs, 2)
         radius = np.sqrt(-2.0 * np.log1p(-uniform[:, 0]))
         angle = 2.0 * np.pi * uniform[:, 1]
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[:count]
+        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[
+            :count
+        ]

@@ -110,7 +110,7 @@ def local_round_batches(
     example_indices: NDArray[np.int64],
     *,
     seed: int,
-    round: int,  # noqa: A002  (the generator's own word)
+    round: int,
     device: int,
     batch_size: int,
     steps: int,

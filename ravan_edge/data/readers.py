@@ -94,7 +94,7 @@ def read_table(
 
 def _read_parquet(path: Path, request: ColumnRequest, limits: ReaderLimits) -> Rows:
     try:
-        from ravan_edge.data.parquet import read_parquet  # noqa: PLC0415  (pyarrow is optional)
+        from ravan_edge.data.parquet import read_parquet
     except ImportError as error:
         raise MissingExtraError(
             "reading parquet needs pyarrow, which is not installed",
