@@ -31,7 +31,7 @@ LINES = [
     {"artifact", "memory"},
     {"methods"},
     {"plans"},
-    {"data", "training", "merge"},
+    {"data", "training", "merge", "protocol"},
     {"simulate"},
     {"cli"},
 ]
