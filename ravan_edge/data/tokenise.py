@@ -40,7 +40,7 @@ _CHUNK_CHARACTERS = 1 << 22
 def cache_folder() -> Path:
     """Where token files are kept: ``RAVAN_CACHE_DIR``, or the user's cache folder.
 
-    Everything in it may be removed at any time.
+    Everything in it may be removed while nothing runs.
     """
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else Path(platformdirs.user_cache_dir("ravan-edge", False))

@@ -81,6 +81,15 @@ def test_more_labels_than_the_artifact_has() -> None:
         encode_labels(rows_of(2, names=("a", "b")), ["a", "b"])
 
 
+def test_many_unknown_labels_are_named_in_part() -> None:
+    rows = rows_of(*("x",) * 9, *(f"label {number}" for number in range(9)))
+    with pytest.raises(DataError) as caught:
+        encode_labels(rows, ["a", "b"])
+    assert "line 6, ... (9 rows)" in caught.value.message
+    assert "9 further labels are not either ('label 0', 'label 1', " in caught.value.message
+    assert "the data have 10 labels, more than the artifact" in caught.value.message
+
+
 def test_rows_without_labels(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text\nx\n")

@@ -185,6 +185,25 @@ def test_several_problems_are_reported_at_once(write: Write) -> None:
     assert "2 rows without a label (line 4, line 5)" in str(caught.value)
 
 
+def test_more_kinds_of_problems_and_columns_than_are_shown(write: Write) -> None:
+    path = write("a.csv", b"text,label,user\n,1,u\nx,,u\nx,1,\nx\n")
+    with pytest.raises(DataError, match=r"1 row without a user \(line 4\); and further problems"):
+        read_rows(path, user_column="user")
+    many = ",".join(f"c{number}" for number in range(30))
+    with pytest.raises(DataError, match=r"'c19', \.\.\. \(30 columns\)"):
+        read_rows(write("b.csv", many.encode() + b"\n"))
+
+
+def test_users_must_be_names_or_numbers(write: Write) -> None:
+    path = write("a.jsonl", b'{"text": "x", "label": 1, "user": 7}\n')
+    assert read_rows(path, user_column="user").users == ["7"]
+    path = write("a.jsonl", b'{"text": "x", "label": 1, "user": [7]}\n')
+    with pytest.raises(DataError, match=r"user is neither .*line 1: found a list"):
+        read_rows(path, user_column="user")
+    with pytest.raises(DataError, match=r"no user column|no column 'who'"):
+        read_rows(path, user_column="who")
+
+
 def test_refuses_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_rows(tmp_path / "none.csv")
