@@ -108,7 +108,8 @@ def _initializer(tensor: GraphInitializer, ranges: set[tuple[int, int, str]]) ->
     dtype = _STORED.get(tensor.dtype, "")
     if (int(offset), int(length), dtype) not in ranges:
         yield (
-            f"{where}: bytes {offset} + {length} as {dtype or tensor.dtype} are no tensor of {_BASE}"
+            f"{where}: {length} bytes at {offset} as {dtype or tensor.dtype} "
+            f"are no tensor of {_BASE}"
         )
     elif math.prod(tensor.dims) * ELEMENT_BYTES[dtype] != int(length):
         yield f"{where}: shape {list(tensor.dims)} of {dtype} is not {length} bytes"
