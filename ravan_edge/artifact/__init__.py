@@ -1,1 +1,78 @@
 """The artifact: its manifest, opening and checking it, bounded tensor files (docs/artifact.md)."""
+
+from ravan_edge.artifact.graph_file import GraphFile, read_graph, read_graph_bytes
+from ravan_edge.artifact.heads import heads_metadata, heads_version, read_heads, write_heads
+from ravan_edge.artifact.manifest import (
+    Basis,
+    Conformance,
+    ConformanceCase,
+    FileEntry,
+    GraphTensor,
+    Layer,
+    Manifest,
+    MethodSettings,
+    ModelInfo,
+    Plan,
+    Role,
+    TensorEntry,
+    TextSettings,
+    parse_manifest,
+)
+from ravan_edge.artifact.opening import Artifact, open_artifact
+from ravan_edge.artifact.summary import ArtifactSummary, describe, heads_bytes, update_bytes
+from ravan_edge.artifact.tensor_file import (
+    BASE_BOUNDS,
+    HEADS_BOUNDS,
+    TensorBounds,
+    TensorHeader,
+    TensorSpec,
+    map_tensors,
+    read_header,
+    read_tensors,
+    tensors_from_bytes,
+    tensors_to_bytes,
+    write_tensors,
+)
+from ravan_edge.artifact.writer import ArtifactWriter
+
+__all__ = [
+    "BASE_BOUNDS",
+    "HEADS_BOUNDS",
+    "Artifact",
+    "ArtifactSummary",
+    "ArtifactWriter",
+    "Basis",
+    "Conformance",
+    "ConformanceCase",
+    "FileEntry",
+    "GraphFile",
+    "GraphTensor",
+    "Layer",
+    "Manifest",
+    "MethodSettings",
+    "ModelInfo",
+    "Plan",
+    "Role",
+    "TensorBounds",
+    "TensorEntry",
+    "TensorHeader",
+    "TensorSpec",
+    "TextSettings",
+    "describe",
+    "heads_bytes",
+    "heads_metadata",
+    "heads_version",
+    "map_tensors",
+    "open_artifact",
+    "parse_manifest",
+    "read_graph",
+    "read_graph_bytes",
+    "read_header",
+    "read_heads",
+    "read_tensors",
+    "tensors_from_bytes",
+    "tensors_to_bytes",
+    "update_bytes",
+    "write_heads",
+    "write_tensors",
+]

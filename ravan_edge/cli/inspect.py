@@ -1,0 +1,130 @@
+"""``ravan inspect``: what an artifact is and what it costs to send."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ravan_edge.artifact.opening import open_artifact
+from ravan_edge.artifact.summary import ArtifactSummary, describe
+
+__all__ = ["inspect", "show", "summary_document"]
+
+_SHOWN_LABELS = 8
+
+
+def inspect(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder, made by `ravan export`.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
+) -> None:
+    """Show what an artifact is: model, method, what trains, bytes to download and to upload.
+
+    Everything in it is checked first, as a device does before it runs it.
+
+    Examples:
+      ravan inspect runs/demo/artifact
+      ravan inspect runs/demo/artifact --json | jq .uploads
+    """
+    summary = describe(open_artifact(artifact))
+    if as_json:
+        typer.echo(json.dumps(summary_document(summary), indent=2, ensure_ascii=False))
+    else:
+        show(summary, Console())
+
+
+def summary_document(summary: ArtifactSummary) -> dict[str, object]:
+    """The summary as a JSON document; keys are the names of the summary's fields."""
+    document = asdict(summary)
+    document["conformance"] = [case.model_dump(mode="json") for case in summary.conformance]
+    return document
+
+
+def show(summary: ArtifactSummary, console: Console) -> None:
+    """Print the summary for a person."""
+    _show_facts(summary, console)
+    _show_layers(summary, console)
+    _show_bytes(summary, console)
+    if summary.conformance_tolerance is not None:
+        worst = max((case.worst_error for case in summary.conformance), default=0.0)
+        console.print(
+            f"Conformance: {len(summary.conformance)} stored case(s), gradients within "
+            f"{worst:.1e} of the original model's (allowed: {summary.conformance_tolerance:.1e})"
+        )
+    for notice in summary.notices:
+        console.print(f"Notice: {escape(notice)}")
+
+
+def _show_facts(summary: ArtifactSummary, console: Console) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    labels = ", ".join(summary.labels[:_SHOWN_LABELS])
+    if len(summary.labels) > _SHOWN_LABELS:
+        labels += ", ..."
+    settings = ", ".join(f"{key} {value}" for key, value in summary.settings.items())
+    trainable = ", ".join(
+        f"{role} {number:,}" for role, number in summary.trainable.items() if role != "total"
+    )
+    for key, value in (
+        ("Model", f"{summary.model} ({summary.architecture}, family {summary.family})"),
+        ("Licence", summary.license or "not stated"),
+        ("Size", f"{summary.model_parameters:,} numbers, {_size(summary.model_bytes)}"),
+        ("Task", summary.task),
+        ("Labels", f"{len(summary.labels)}: {labels}"),
+        ("Method", f"{summary.method} ({settings})"),
+        ("Trainable", f"{summary.trainable['total']:,} numbers ({trainable})"),
+        ("Digest", summary.digest),
+    ):
+        table.add_row(key, escape(value))
+    console.print(table)
+
+
+def _show_layers(summary: ArtifactSummary, console: Console) -> None:
+    if not summary.layers:
+        return
+    table = Table(title=f"{len(summary.layers)} adapted layers", title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for column in ("outputs", "inputs", "heads", "rank"):
+        table.add_column(column, justify="right")
+    for layer in summary.layers:
+        table.add_row(
+            escape(layer.name),
+            *(f"{number:,}" for number in (layer.outputs, layer.inputs, layer.heads, layer.rank)),
+        )
+    console.print(table)
+
+
+def _show_bytes(summary: ArtifactSummary, console: Console) -> None:
+    table = Table(title="What travels", title_justify="left")
+    table.add_column("what")
+    table.add_column("size", justify="right")
+    table.add_column("against the whole model", justify="right")
+    for plan, size in summary.download_once.items():
+        table.add_row(f"download once, plan {escape(plan)}", _size(size), "")
+    per_round = summary.download_per_round
+    table.add_row("download each round", _size(per_round), _ratio(summary.model_bytes / per_round))
+    for upload in summary.uploads:
+        what = "upload" if upload.heads is None else f"upload, {upload.heads} heads a layer"
+        table.add_row(what, _size(upload.bytes), _ratio(upload.times_smaller_than_model))
+    console.print(table)
+
+
+def _size(size: int) -> str:
+    """Bytes for a person: kB is 10^3, MB is 10^6."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _ratio(times: float) -> str:
+    return f"{times:,.1f} x smaller" if times >= 1 else f"{1 / times:,.1f} x larger"
