@@ -200,7 +200,8 @@ class Conformance(_Frozen):
 class Manifest(_Frozen):
     """The whole manifest. Made by :func:`parse_manifest`; equal content is equal bytes."""
 
-    schema_version: Literal[1]
+    # Not Literal[1], which True and 1.0 equal.
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)]
     model: ModelInfo
     task: Literal["text-classification"]
     labels: Annotated[

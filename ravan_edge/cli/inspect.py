@@ -60,7 +60,7 @@ def show(summary: ArtifactSummary, console: Console) -> None:
             f"{worst:.1e} of the original model's (allowed: {summary.conformance_tolerance:.1e})"
         )
     for notice in summary.notices:
-        console.print(f"Notice: {escape(notice)}")
+        console.print(f"Notice: {_plain(notice)}")
 
 
 def _show_facts(summary: ArtifactSummary, console: Console) -> None:
@@ -84,7 +84,7 @@ def _show_facts(summary: ArtifactSummary, console: Console) -> None:
         ("Trainable", f"{summary.trainable['total']:,} numbers ({trainable})"),
         ("Digest", summary.digest),
     ):
-        table.add_row(key, escape(value))
+        table.add_row(key, _plain(value))
     console.print(table)
 
 
@@ -97,7 +97,7 @@ def _show_layers(summary: ArtifactSummary, console: Console) -> None:
         table.add_column(column, justify="right")
     for layer in summary.layers:
         table.add_row(
-            escape(layer.name),
+            _plain(layer.name),
             *(f"{number:,}" for number in (layer.outputs, layer.inputs, layer.heads, layer.rank)),
         )
     console.print(table)
@@ -109,13 +109,18 @@ def _show_bytes(summary: ArtifactSummary, console: Console) -> None:
     table.add_column("size", justify="right")
     table.add_column("against the whole model", justify="right")
     for plan, size in summary.download_once.items():
-        table.add_row(f"download once, plan {escape(plan)}", _size(size), "")
+        table.add_row(f"download once, plan {_plain(plan)}", _size(size), "")
     per_round = summary.download_per_round
     table.add_row("download each round", _size(per_round), _ratio(summary.model_bytes / per_round))
     for upload in summary.uploads:
         what = "upload" if upload.heads is None else f"upload, {upload.heads} heads a layer"
         table.add_row(what, _size(upload.bytes), _ratio(upload.times_smaller_than_model))
     console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Text from a manifest: no markup, and no control sequences for the reader's terminal."""
+    return escape("".join(sign if sign.isprintable() else "\ufffd" for sign in text))
 
 
 def _size(size: int) -> str:
