@@ -1,0 +1,137 @@
+"""Synchronous rounds: sample, train, leave late ones out, merge.
+
+The one rule so far. A rule is a function ``(pool, prepared, state) -> (state, report)``: everything
+it must remember between rounds is in the state, so any rule can be resumed the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ravan_edge.simulate.clock import DeviceTime
+from ravan_edge.simulate.cohort import drop_outs, sample_cohort
+from ravan_edge.simulate.messages import DeviceOutcome, UseHeads
+from ravan_edge.simulate.metrics import device_outcome, line
+from ravan_edge.simulate.prepare import Prepared
+from ravan_edge.simulate.state import RunState
+from ravan_edge.simulate.workers import WorkerPool
+
+__all__ = ["STATUSES", "RoundReport", "synchronous_round"]
+
+STATUSES = ("merged", "late", "dropped_out", "bad_numbers")
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What happened in a round.
+
+    Args:
+        lines: For metrics.jsonl: one of each device, ascending, then the round's.
+        loss: Mean over the merged devices of their mean loss; None when there is none.
+        counts: Devices by status.
+        seconds: Simulated length of the round.
+        failure: Why the run cannot go on, or None.
+    """
+
+    lines: list[bytes]
+    loss: float | None
+    counts: dict[str, int]
+    seconds: float
+    failure: str | None
+
+
+def synchronous_round(
+    pool: WorkerPool, prepared: Prepared, state: RunState
+) -> tuple[RunState, RoundReport]:
+    """The next round: from version ``state.round`` to the one after it.
+
+    The round ends when the last device that is merged has arrived; where a deadline is set and
+    somebody is missing, the server waits for it until the deadline.
+
+    Raises:
+        RavanError: A worker failed.
+    """
+    settings = prepared.data.settings
+    cohort = sample_cohort(
+        prepared.eligible, settings.per_round, seed=settings.seed, round=state.round
+    )
+    lost = drop_outs(cohort, settings.drop_out, seed=settings.seed, round=state.round)
+    first = ~state.seen[cohort]
+    seen = state.seen.copy()
+    seen[cohort] = True
+    pool.open(UseHeads(state.round, state.heads))
+    outcomes = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
+    total = pool.collect()
+    if lost.any():
+        outcomes += [
+            _dropped_out(prepared, state.round + 1, device, new)
+            for device, new in zip(cohort[lost].tolist(), first[lost].tolist(), strict=True)
+        ]
+        outcomes.sort()
+    report = _report(prepared, state, outcomes)
+    counts = Counter(state.counts)
+    counts.update(report.counts)
+    if not report.counts["merged"]:
+        counts["rounds_without_merge"] += 1
+    return replace(
+        state,
+        round=state.round + 1,
+        heads=total.apply(state.heads),
+        seen=seen,
+        simulated_seconds=state.simulated_seconds + report.seconds,
+        counts=dict(counts),
+        download_bytes=state.download_bytes + sum(each.download_bytes for each in outcomes),
+        upload_bytes=state.upload_bytes + sum(each.upload_bytes for each in outcomes),
+        failure=report.failure,
+    ), report
+
+
+def _dropped_out(prepared: Prepared, round: int, device: int, first: bool) -> DeviceOutcome:
+    data = prepared.data
+    download = data.transfer.download_per_round + (data.transfer.download_once if first else 0)
+    return device_outcome(
+        round=round,
+        device=device,
+        status="dropped_out",
+        heads=int(data.heads[device]),
+        examples=int(prepared.statistics.rows[device]),
+        download_bytes=download,
+        time=DeviceTime(download / float(data.clock.download[device]), 0.0, 0.0),
+    )
+
+
+def _report(prepared: Prepared, state: RunState, outcomes: list[DeviceOutcome]) -> RoundReport:
+    found = Counter(each.status for each in outcomes)
+    counts = {status: found[status] for status in STATUSES}
+    merged = [each for each in outcomes if each.status == "merged"]
+    deadline = prepared.data.settings.deadline_seconds
+    if deadline is not None and len(merged) < len(outcomes):
+        seconds = deadline
+    else:
+        seconds = max((each.seconds for each in merged), default=0.0)
+    losses = [each.loss for each in merged if each.loss is not None]
+    loss = math.fsum(losses) / len(losses) if losses else None
+    values: dict[str, Any] = {
+        "round": state.round + 1,
+        "sampled": len(outcomes),
+        **counts,
+        "loss": loss,
+        "tokens": sum(each.tokens for each in outcomes),
+        "download_bytes": sum(each.download_bytes for each in outcomes),
+        "upload_bytes": sum(each.upload_bytes for each in outcomes),
+        "seconds": seconds,
+        "clock": state.simulated_seconds + seconds,
+    }
+    lines = [each.line for each in outcomes]
+    lines.append(line("round", values))
+    failure = None
+    bad = [each for each in outcomes if each.status == "bad_numbers"]
+    if bad and len(bad) == len(outcomes) - counts["dropped_out"]:
+        failure = (
+            f"round {state.round + 1}: the numbers of every device went bad "
+            f"(device {bad[0].device}: {bad[0].error})"
+        )
+    return RoundReport(lines, loss, counts, seconds, failure)

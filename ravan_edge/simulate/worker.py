@@ -1,0 +1,228 @@
+"""The worker process: trains devices and scores batches, one message after the other.
+
+Started as a program of its own, with a pipe each way. It keeps no state worth saving: whatever
+happens to it, the run folder is the main process's business. The pipe's end is the end of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ravan_edge.artifact import open_artifact
+from ravan_edge.data import collate
+from ravan_edge.errors import NumericsError, RavanError
+from ravan_edge.merge import ExactSum
+from ravan_edge.methods import Vector, method_for
+from ravan_edge.plans import RuntimeSettings, open_step
+from ravan_edge.simulate.channel import receive, send
+from ravan_edge.simulate.clock import DeviceTime
+from ravan_edge.simulate.messages import (
+    BatchScores,
+    Collect,
+    DeviceOutcome,
+    EvaluateBatches,
+    EvaluationSet,
+    Failure,
+    OpenArtifact,
+    OpenData,
+    TrainDevices,
+    UseHeads,
+)
+from ravan_edge.simulate.metrics import device_outcome
+from ravan_edge.training import LocalResult, local_round
+
+__all__ = ["Worker", "main"]
+
+_TORN_PIPE = (EOFError, BrokenPipeError, ConnectionResetError)
+
+
+class _Opened:
+    """An artifact with its step and method."""
+
+    def __init__(self, message: OpenArtifact) -> None:
+        self.artifact = open_artifact(message.folder, check_digests=False)
+        self.manifest = self.artifact.manifest
+        self.method = method_for(self.manifest)
+        runtime = RuntimeSettings(threads=message.threads)
+        self.step = open_step(self.artifact, message.plan, runtime)
+        text = self.manifest.text
+        assert text is not None  # noqa: S101  (the parent checked)
+        self.pad_id, self.inputs = text.pad_id, text.inputs
+        self.layers = {layer.name: layer.heads for layer in self.manifest.layers}
+
+
+class Worker:
+    """What a worker knows and can do; see :mod:`ravan_edge.simulate.messages`."""
+
+    def __init__(self, message: OpenArtifact) -> None:
+        self._opened = _Opened(message)
+        self._data: OpenData | None = None
+        self._orders: dict[str, NDArray[np.int64]] = {}
+        self._version = 0
+        self._heads: Vector = np.empty(0, np.float32)
+        self._sum: ExactSum | None = None
+
+    def open_data(self, message: OpenData) -> None:
+        """Take the data of the run."""
+        self._data = message
+        self._orders = {name: rows.by_length() for name, rows in message.sets.items()}
+
+    def use_heads(self, message: UseHeads) -> None:
+        """Take the heads of a version and start a new sum."""
+        self._version, self._heads = message.version, message.heads
+        self._sum = ExactSum.empty(len(message.heads), self._known.scale)
+
+    @cached_property
+    def _known(self) -> OpenData:
+        if self._data is None:
+            raise ValueError("the data come before any work")
+        return self._data
+
+    def collect(self) -> ExactSum:
+        """The sum since the last heads."""
+        if self._sum is None:
+            raise ValueError("the heads come before any work")
+        return self._sum
+
+    def train(self, message: TrainDevices) -> list[DeviceOutcome]:
+        """One local round of each device; the updates of those in time go into the sum."""
+        return [
+            self._train_device(device, first)
+            for device, first in zip(message.devices, message.first, strict=True)
+        ]
+
+    def _train_device(self, device: int, first: bool) -> DeviceOutcome:
+        data, opened = self._known, self._opened
+        examples = data.examples[data.offsets[device] : data.offsets[device + 1]]
+        heads = int(data.heads[device])
+        download = data.transfer.download_per_round + (data.transfer.download_once if first else 0)
+        result: LocalResult | None = None
+        status, error = "merged", None
+        try:
+            result = local_round(
+                opened.step,
+                opened.method,
+                self._heads,
+                data.train,
+                examples,
+                data.settings.local,
+                layers=opened.layers,
+                pad_id=opened.pad_id,
+                inputs=opened.inputs,
+                seed=data.settings.seed,
+                round=self._version,
+                device=device,
+                heads_to_train=heads if heads < opened.method.heads_per_layer else None,
+            )
+            time = data.clock.device_time(
+                device,
+                heads=heads,
+                tokens=result.tokens,
+                download_bytes=download,
+                upload_bytes=data.transfer.upload[heads],
+            )
+            deadline = data.settings.deadline_seconds
+            if deadline is not None and time.total > deadline:
+                status = "late"
+            else:
+                self.collect().add(result.difference, result.training.mask)
+        except NumericsError as bad:
+            status, error, result = "bad_numbers", str(bad), None
+            time = DeviceTime(download / float(data.clock.download[device]), 0.0, 0.0)
+        return device_outcome(
+            round=self._version + 1,
+            device=device,
+            status=status,
+            heads=heads,
+            examples=len(examples),
+            steps=0 if result is None else result.steps,
+            tokens=0 if result is None else result.tokens,
+            losses=None if result is None else _losses(result),
+            download_bytes=download,
+            upload_bytes=0 if result is None else data.transfer.upload[heads],
+            time=time,
+            error=error,
+        )
+
+    def evaluate(self, message: EvaluateBatches) -> BatchScores:
+        """Scores of some batches with the current heads."""
+        data, opened = self._known, self._opened
+        rows: EvaluationSet = data.sets[message.name]
+        order = self._orders[message.name]
+        labels = len(opened.manifest.labels)
+        # Nothing trains: heads that are zero need not run.
+        training = opened.method.training(self._heads, {})
+        opened.step.use_heads(training.running)
+        inputs = opened.method.to_graph(opened.method.start_round(self._heads), training)
+        losses = []
+        count = np.zeros(labels, np.int64)
+        correct = np.zeros(labels, np.int64)
+        for number in message.batches:
+            chosen = order[number * rows.batch_size : (number + 1) * rows.batch_size]
+            batch = collate(rows.dataset, chosen, opened.pad_id, opened.inputs)
+            result = opened.step.evaluate({**batch.inputs, "labels": batch.labels}, inputs)
+            losses.append((number, result.loss_sum))
+            count += np.bincount(batch.labels, minlength=labels)
+            right = result.logits.argmax(axis=1) == batch.labels
+            correct += np.bincount(batch.labels[right], minlength=labels)
+        return BatchScores(losses, count, correct)
+
+
+def _losses(result: LocalResult) -> tuple[float, float, float]:
+    return result.mean_loss, float(result.losses[0]), float(result.losses[-1])
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    worker = Worker(receive(requests))
+    silent: dict[type, Callable[[Any], object]] = {
+        OpenData: worker.open_data,
+        UseHeads: worker.use_heads,
+    }
+    answered: dict[type, Callable[[Any], object]] = {
+        TrainDevices: worker.train,
+        EvaluateBatches: worker.evaluate,
+        Collect: lambda _: worker.collect(),
+    }
+    while True:
+        message = receive(requests)
+        if type(message) in silent:
+            silent[type(message)](message)
+        else:
+            send(answers, answered[type(message)](message))
+
+
+def _transportable(error: BaseException) -> BaseException:
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  (made one line above)
+    except Exception:  # noqa: BLE001  (any error inside a foreign __reduce__)
+        return RavanError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def main() -> None:
+    """Serve on standard input and output until they close."""
+    # Ctrl-C reaches the whole process group; the main process decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not end up among the answers
+    try:
+        _serve(sys.stdin.buffer, answers)
+    except _TORN_PIPE:
+        pass  # the main process is gone, or done
+    except BaseException as error:  # noqa: BLE001  (it goes to the main process)
+        with contextlib.suppress(*_TORN_PIPE):
+            send(answers, Failure(_transportable(error), traceback.format_exc()))
+    # Not through the interpreter's end: a runtime's threads may be in any state, and nothing here
+    # needs cleaning up.
+    os._exit(0)
