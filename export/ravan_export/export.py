@@ -1,0 +1,275 @@
+"""``export_artifact``: a pretrained model in, a checked artifact out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from optimum.utils import DummyTextInputGenerator
+from optimum.utils.normalized_config import NormalizedConfigManager
+from torch import Tensor
+
+from ravan_edge.artifact.heads import heads_metadata
+from ravan_edge.artifact.manifest import (
+    Conformance,
+    ConformanceCase,
+    FileEntry,
+    Manifest,
+    Plan,
+    Role,
+    TensorEntry,
+    TextSettings,
+)
+from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
+from ravan_edge.artifact.writer import ArtifactWriter
+from ravan_edge.data import label_map
+from ravan_edge.errors import UsageError
+from ravan_export.adaptation import Adaptation, Options, adapt
+from ravan_export.bases import Init
+from ravan_export.capture import Program, capture
+from ravan_export.graph.finish import BASE_FILE, Span
+from ravan_export.plans import WholePlan, build_whole
+from ravan_export.plans.whole import GRAPHS
+from ravan_export.source import Source, load, resolve
+from ravan_export.tasks import TextClassification
+from ravan_export.tokenizer import tokenizer_bytes
+from ravan_export.verify import CONFORMANCE_FILE, TOLERANCE, Case, check, make_cases
+
+__all__ = ["Exported", "export_artifact"]
+
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+HEADS_FILE = "heads.safetensors"
+_BATCH_INPUTS = ("input_ids", "attention_mask")
+_LIBRARIES = ("ravan-edge", "torch", "transformers", "optimum", "onnx", "onnxruntime", "numpy")
+
+Progress = Callable[[str], None]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An artifact that was written and checked."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+
+
+def _quiet(message: str) -> None:
+    del message
+
+
+def _labels(labels: int | str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(labels, (int, str, os.PathLike)):
+        return label_map(os.fspath(labels) if not isinstance(labels, int) else str(labels))
+    return tuple(labels)
+
+
+def _example(source: Source, task: str) -> dict[str, Tensor]:
+    """Tracing inputs from optimum's generators."""
+    config = source.config
+    normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+    generator = DummyTextInputGenerator(task, normalized, batch_size=3, sequence_length=7)
+    return {name: generator.generate(name, framework="pt") for name in _BATCH_INPUTS}
+
+
+def _capture(source: Source, task: str) -> Program:
+    dims = {name: {0: "batch", 1: "length"} for name in _BATCH_INPUTS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about its internals
+        return capture(source.logits, _example(source, task), dims)
+
+
+def _table(adaptation: Adaptation, source: Source) -> tuple[TensorEntry, ...]:
+    head = tuple(
+        TensorEntry(name=name, role=Role.TASK_HEAD, shape=array.shape)
+        for name, (_, array) in source.task_head.items()
+    )
+    return (*adaptation.table, *head)
+
+
+def _frozen(program: Program, names: Sequence[str]) -> dict[str, Array]:
+    """The frozen tensors by name, as views of the model's own memory."""
+    tensors = dict(program.tensors.values())
+    return {name: tensors[name].detach().numpy() for name in names}
+
+
+def _write_graphs(writer: ArtifactWriter, plan: WholePlan, frozen: Sequence[str]) -> Plan:
+    header = read_header(writer.path(BASE_FILE), BASE_BOUNDS)
+    spans = {
+        name: Span(header.data_offset + spec.begin, spec.end - spec.begin)
+        for name, spec in header.specs.items()
+        if name in set(frozen)
+    }
+    models = plan.models(spans)
+    for role, model in models.items():
+        writer.add_bytes(GRAPHS[role], model.SerializeToString(deterministic=True))
+    return plan.describe(models)
+
+
+def _provisional(cases: Sequence[Case]) -> Conformance:
+    """What the manifest says until the fresh process has run."""
+    rows = tuple(
+        ConformanceCase(
+            name=case.name,
+            batch=case.batch["input_ids"].shape,
+            loss=case.reference.loss_sum,
+            loss_move=case.loss_move,
+            worst_error=0.0,
+            worst_tensor="loss_sum",
+        )
+        for case in cases
+    )
+    return Conformance(file=CONFORMANCE_FILE, tolerance=TOLERANCE, cases=rows)
+
+
+def export_artifact(
+    model: str | os.PathLike[str],
+    task: str = "text-classification",
+    labels: int | str | os.PathLike[str] | Sequence[str] = 2,
+    out: str | os.PathLike[str] = "artifact",
+    *,
+    method: str = "ravan",
+    heads: int = 4,
+    rank: int | None = None,
+    lora_budget: int = 8,
+    init: str = "gram-schmidt",
+    targets: Sequence[str] | None = None,
+    seed: int = 0,
+    plans: Sequence[str] = ("whole",),
+    name: str | None = None,
+    threads: int = 2,
+    overwrite: bool = False,
+    progress: Progress = _quiet,
+) -> Exported:
+    """Export a pretrained model as a training artifact.
+
+    The artifact is built beside ``out``, run in a fresh process without torch, compared with torch
+    autograd on the original model, and only then given its name: a half-written or wrong one is
+    never seen.
+
+    Args:
+        model: A local Hugging Face folder, or a hub id.
+        task: ``text-classification``.
+        labels: How many, a file with them (docs/data.md), or the names.
+        out: The artifact's folder; its parent must exist.
+        method: ``ravan``, ``head-only`` or ``fedit``.
+        heads: h, heads of each adapted layer.
+        rank: r; None: from ``lora_budget``.
+        lora_budget: The LoRA rank whose number of trained values a layer may have.
+        init: ``random-normal``, ``gram-schmidt``, ``constant`` or ``shared-subspace``.
+        targets: Linear layers to adapt, by name or last part of it; None: the family's query and
+            value.
+        seed: Of bases and initial heads.
+        plans: ``whole``.
+        name: What the manifest calls the model; None: the hub id or the folder's name.
+        threads: Of the check.
+        overwrite: Replace an artifact at ``out``.
+        progress: Told what is going on.
+
+    Raises:
+        ModelError: The model cannot be exported exactly; names the layer and a way out.
+        UsageError: An option makes no sense, or something is at ``out`` already.
+        DataError: The labels file is refused.
+        StorageError: The disk is full, or the like.
+    """
+    options = _options(method, heads, rank, lora_budget, init, targets, seed)
+    if task != TextClassification.name:
+        raise UsageError(
+            f"--task is {task!r}, expected {TextClassification.name!r}",
+            hint="further tasks are to come",
+        )
+    if list(plans) != ["whole"]:
+        raise UsageError(f"--plans is {','.join(plans)!r}, expected 'whole'")
+    names = _labels(labels)
+    with ArtifactWriter(Path(out), overwrite=overwrite) as writer:
+        progress("loading the model")
+        folder, found_name = resolve(os.fspath(model))
+        source = load(folder, name or found_name, names, options.seed)
+        adaptation = adapt(source.model, source.family, source.task_modules, options)
+        progress("capturing the forward pass")
+        program = _capture(source, task)
+        shapes = {key: (full, array.shape) for key, (full, array) in source.task_head.items()}
+        plan = build_whole(program, adaptation, TextClassification(), shapes)
+        progress("writing the base")
+        frozen = _frozen(program, plan.frozen)
+        writer.add_tensors(BASE_FILE, {**frozen, **adaptation.base_tensors})
+        table = _table(adaptation, source)
+        initial = {**adaptation.heads, **{key: item for key, (_, item) in source.task_head.items()}}
+        writer.add_tensors(HEADS_FILE, initial, heads_metadata(0, None))
+        writer.add_bytes(TOKENIZER_FILE, tokenizer_bytes(source.folder))
+        described = _write_graphs(writer, plan, plan.frozen)
+        progress("computing the reference with torch autograd on the original model")
+        cases = make_cases(source, adaptation, table, initial, len(names))
+        writer.add_tensors(CONFORMANCE_FILE, _stored(cases))
+
+        def manifest(conformance: Conformance) -> Callable[[Mapping[str, FileEntry]], Manifest]:
+            def make(files: Mapping[str, FileEntry]) -> Manifest:
+                return Manifest(
+                    schema_version=1,
+                    model=source.info,
+                    task="text-classification",
+                    labels=names,
+                    method=adaptation.settings,
+                    layers=adaptation.layers,
+                    tensors=table,
+                    bases=adaptation.bases,
+                    text=TextSettings(
+                        tokenizer=TOKENIZER_FILE,
+                        max_length=source.max_length,
+                        pad_id=source.pad_id,
+                        inputs=_BATCH_INPUTS,
+                    ),
+                    plans={"whole": described},
+                    files=dict(files),
+                    conformance=conformance,
+                    exporter={library: version(library) for library in _LIBRARIES},
+                    notices=(*source.notices, *adaptation.notices),
+                )
+
+            return make
+
+        progress("running the artifact in a fresh process without torch")
+        writer.write_manifest(manifest(_provisional(cases)))
+        figures = check(writer.folder, source, adaptation, cases, threads)
+        final = writer.write_manifest(manifest(figures))
+        folder = writer.publish()
+    return Exported(folder, final, hashlib.sha256(final.to_bytes()).hexdigest())
+
+
+def _stored(cases: Sequence[Case]) -> dict[str, Array]:
+    return {name: array for case in cases for name, array in case.tensors().items()}
+
+
+def _options(
+    method: str,
+    heads: int,
+    rank: int | None,
+    lora_budget: int,
+    init: str,
+    targets: Sequence[str] | None,
+    seed: int,
+) -> Options:
+    if init not in set(Init):
+        raise UsageError(f"--init is {init!r}, expected one of {', '.join(Init)}")
+    if targets is not None and not all(re.fullmatch(r"[\w.]+", target) for target in targets):
+        raise UsageError(f"--targets is {','.join(targets)!r}, expected names separated by commas")
+    options = Options(
+        method=method,  # type: ignore[arg-type]  # checked there
+        heads=heads,
+        rank=rank,
+        lora_budget=lora_budget,
+        init=Init(init),
+        targets=tuple(targets) if targets is not None else None,
+        seed=seed,
+    )
+    options.check()
+    return options

@@ -1,0 +1,11 @@
+"""Model families: how to load one, which layers adapt by default, how a batch enters it."""
+
+from ravan_export.families.bert import BERT
+from ravan_export.families.distilbert import DISTILBERT
+from ravan_export.families.encoder import EncoderLogits
+from ravan_export.families.family import Family
+from ravan_export.families.roberta import ROBERTA
+
+__all__ = ["BERT", "DISTILBERT", "FAMILIES", "ROBERTA", "EncoderLogits", "Family"]
+
+FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT)

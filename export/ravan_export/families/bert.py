@@ -1,0 +1,7 @@
+"""BERT, and what was distilled into its shape (MiniLM, most sentence encoders)."""
+
+from ravan_export.families.family import Family
+
+__all__ = ["BERT"]
+
+BERT = Family(name="bert", model_types=("bert",), targets=("query", "value"), token_types=True)

@@ -1,0 +1,13 @@
+"""RoBERTa and XLM-RoBERTa: BERT whose positions start behind the padding's own."""
+
+from ravan_export.families.family import Family
+
+__all__ = ["ROBERTA"]
+
+ROBERTA = Family(
+    name="roberta",
+    model_types=("roberta", "xlm-roberta"),
+    targets=("query", "value"),
+    token_types=True,
+    position_offset=2,
+)

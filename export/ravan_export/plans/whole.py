@@ -1,0 +1,161 @@
+"""The plan ``whole``: one graph computes the loss and all gradients, another the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from ravan_edge.artifact.manifest import GraphTensor, Plan
+from ravan_export.adaptation import Adaptation
+from ravan_export.adapters import LoraAdapter, RavanAdapter
+from ravan_export.capture import Program
+from ravan_export.graph import Builder, Tape, Value, Var
+from ravan_export.graph.finish import BASE_FILE, OPSET, Span, finish, frozen_names
+from ravan_export.graph.value import FLOAT, INT64
+from ravan_export.rules.registry import Adapter
+from ravan_export.tasks import TextClassification
+from ravan_export.translate import translate
+
+__all__ = ["GRAPHS", "WholePlan", "build_whole"]
+
+GRAPHS = {"step": "plans/whole/step.onnx", "eval": "plans/whole/eval.onnx"}
+_TYPES = {FLOAT: "float32", INT64: "int64"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """One graph under construction, with what it returns."""
+
+    builder: Builder
+    outputs: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class WholePlan:
+    """Both graphs, up to the places of frozen tensors in the base.
+
+    Args:
+        graphs: ``step`` and ``eval``.
+        frozen: Names of the frozen tensors that they read.
+    """
+
+    graphs: Mapping[str, _Graph]
+    frozen: tuple[str, ...]
+
+    def models(self, spans: Mapping[str, Span]) -> dict[str, ModelProto]:
+        """The ONNX models; to be called once."""
+        return {
+            role: finish(graph.builder, graph.outputs, spans) for role, graph in self.graphs.items()
+        }
+
+    def describe(self, models: Mapping[str, ModelProto]) -> Plan:
+        """The plan as the manifest lists it."""
+        operators = {
+            f"ai.onnx:{node.op_type}" for model in models.values() for node in model.graph.node
+        }
+        return Plan(
+            graphs=dict(GRAPHS),
+            inputs=tuple(
+                _tensor(value.name, value) for value in self.graphs["step"].builder.inputs
+            ),
+            outputs={
+                role: tuple(_tensor(name, value) for name, value in graph.outputs.items())
+                for role, graph in self.graphs.items()
+            },
+            blobs=(BASE_FILE,),
+            operators=tuple(sorted(operators)),
+            opset=OPSET,
+        )
+
+
+def _tensor(name: str, value: Value) -> GraphTensor:
+    return GraphTensor.model_validate(
+        {"name": name, "dtype": _TYPES[value.dtype], "shape": list(value.shape)}
+    )
+
+
+def _adapters(
+    tape: Tape, adaptation: Adaptation, *, trains: bool
+) -> tuple[dict[str, Adapter], dict[str, Var]]:
+    """Adapters by the weight they belong to, and the graph inputs that train."""
+    builder = tape.builder
+    adapters: dict[str, Adapter] = {}
+    trained: dict[str, Var] = {}
+
+    def train(name: str, shape: tuple[int | str, ...]) -> Var:
+        trained[name] = tape.leaf(builder.input(name, shape), trains=trains)
+        return trained[name]
+
+    settings = adaptation.settings
+    for layer in adaptation.layers:
+        name, m, n, r = layer.name, layer.outputs, layer.inputs, layer.rank
+        if settings.name == "ravan":
+            heads = f"{name}.heads"
+            adapters[f"{name}.weight"] = RavanAdapter(
+                train(f"{name}.G", (heads, r, r)),
+                builder.input(f"{name}.A", (heads, r, n)),
+                builder.input(f"{name}.Bt", (heads, r, m)),
+            )
+        else:
+            scale = (settings.alpha or r) / r
+            adapters[f"{name}.weight"] = LoraAdapter(
+                train(f"{name}.lora_A", (r, n)), train(f"{name}.lora_B", (m, r)), scale
+            )
+    return adapters, trained
+
+
+def _build(
+    program: Program,
+    adaptation: Adaptation,
+    task: TextClassification,
+    task_head: Mapping[str, tuple[str, tuple[int, ...]]],
+    *,
+    step: bool,
+) -> _Graph:
+    builder = Builder()
+    tape = Tape(builder)
+    batch = {
+        name: builder.input(name, ("batch", "length"), INT64) for name in program.inputs.values()
+    }
+    loss_inputs = task.inputs(builder)
+    adapters, trained = _adapters(tape, adaptation, trains=step)
+    parameters: dict[str, Var] = {}
+    for name, (full, shape) in task_head.items():
+        trained[name] = parameters[full] = tape.leaf(builder.input(name, shape), trains=step)
+    logits = translate(program, tape, batch, parameters, adapters)
+    loss = task.loss(builder, logits.value, loss_inputs)
+    outputs = {name: builder.exact(value) for name, value in loss.outputs.items()}
+    if step:
+        gradients = tape.backward(logits, loss.gradient)
+        for name, var in trained.items():
+            outputs[f"grad.{name}"] = builder.exact(
+                builder.reshape(gradients[var], var.value.shape)
+            )
+    else:
+        outputs["logits"] = builder.exact(logits.value)
+    return _Graph(builder, outputs)
+
+
+def build_whole(
+    program: Program,
+    adaptation: Adaptation,
+    task: TextClassification,
+    task_head: Mapping[str, tuple[str, tuple[int, ...]]],
+) -> WholePlan:
+    """Build both graphs of a captured model.
+
+    Args:
+        program: Its forward pass.
+        adaptation: What trains.
+        task: How the loss is formed.
+        task_head: Trained parameters: graph input -> (dotted name in the program, shape).
+    """
+    graphs = {
+        role: _build(program, adaptation, task, task_head, step=role == "step") for role in GRAPHS
+    }
+    names = [
+        name for graph in graphs.values() for name in frozen_names(graph.builder, graph.outputs)
+    ]
+    return WholePlan(graphs, tuple(dict.fromkeys(names)))

@@ -1,0 +1,152 @@
+"""The slow twin: torch autograd on the original model, adapters hooked onto its linear layers.
+
+Nothing here is shared with what is captured: the model makes its own mask from the raw
+``attention_mask``, pooling and loss are torch's, and an adapter is the paper's formula, head by head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ravan_export.adaptation import Adaptation
+from ravan_export.source import Source
+from ravan_export.tasks.text_classification import IGNORED
+
+__all__ = ["Reference", "autograd", "to_float64"]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What autograd found for one batch.
+
+    Args:
+        loss_sum: Sum over labelled rows.
+        gradients: With respect to every tensor of the tensor table.
+    """
+
+    loss_sum: float
+    gradients: dict[str, NDArray[Any]]
+
+
+def _adapter(
+    adaptation: Adaptation, layer: str, values: Mapping[str, Tensor]
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """A forward hook that adds one layer's adapter to its output."""
+
+    def ravan(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        del module
+        x = inputs[0]
+        a, bt = (
+            torch.from_numpy(adaptation.base_tensors[f"{layer}.{side}"]).to(x.dtype)
+            for side in ("A", "Bt")
+        )
+        for head in range(a.shape[0]):
+            core, scale = values[f"{layer}.H"][head], values[f"{layer}.s"][head]
+            output = output + scale * (x @ a[head].T @ core.T @ bt[head])
+        return output
+
+    def lora(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        del module
+        a, b = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+        factor = (adaptation.settings.alpha or a.shape[0]) / a.shape[0]
+        return output + factor * (inputs[0] @ a.T @ b.T)
+
+    return ravan if adaptation.settings.name == "ravan" else lora
+
+
+@contextmanager
+def _hooked(source: Source, adaptation: Adaptation, values: Mapping[str, Tensor]) -> Iterator[None]:
+    handles = [
+        source.model.get_submodule(layer.name).register_forward_hook(
+            _adapter(adaptation, layer.name, values)
+        )
+        for layer in adaptation.layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pooled(source: Source, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Sentence vectors of fixed scale, as sentence-transformers pools and torch normalises."""
+    if source.pooling is None:
+        raise ValueError("a classifier has no pooling")
+    parts = []
+    for mode in source.pooling.modes:
+        if mode == "cls":
+            parts.append(hidden[:, 0])
+        elif mode == "mean":
+            kept = [row[keep.bool()].mean(0) for row, keep in zip(hidden, mask, strict=True)]
+            parts.append(torch.stack(kept))
+        else:
+            parts.append(
+                torch.stack(
+                    [row[keep.bool()].amax(0) for row, keep in zip(hidden, mask, strict=True)]
+                )
+            )
+    features = torch.cat(parts, 1)
+    scaled: Tensor = functional.normalize(features) * features.shape[1] ** 0.5
+    return scaled
+
+
+def _logits(source: Source, batch: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Tensor:
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if source.pooling is not None:
+        hidden = source.model(**inputs).last_hidden_state
+        features = _pooled(source, hidden, inputs["attention_mask"])
+        return functional.linear(features, values["task_head.weight"], values["task_head.bias"])
+    own = {full: values[name] for name, (full, _) in source.task_head.items()}
+    logits: Tensor = torch.func.functional_call(source.model, own, kwargs=inputs).logits
+    return logits
+
+
+def autograd(
+    source: Source, adaptation: Adaptation, batch: Arrays, parameters: Arrays
+) -> Reference:
+    """Loss and all gradients of one batch.
+
+    Args:
+        source: The model, in the precision to compute in.
+        adaptation: What trains.
+        batch: ``input_ids``, ``attention_mask`` [batch, length], ``labels`` [batch].
+        parameters: A value for every tensor of the tensor table.
+    """
+    dtype = next(source.model.parameters()).dtype
+    values = {
+        name: torch.from_numpy(np.array(array)).to(dtype).requires_grad_()
+        for name, array in parameters.items()
+    }
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in batch.items()}
+    with _hooked(source, adaptation, values):
+        logits = _logits(source, tensors, values)
+        loss = functional.cross_entropy(
+            logits, tensors["labels"], ignore_index=IGNORED, reduction="sum"
+        )
+        gradients = torch.autograd.grad(loss, list(values.values()))
+    return Reference(
+        float(loss.detach()),
+        {name: gradient.numpy() for name, gradient in zip(values, gradients, strict=True)},
+    )
+
+
+@contextmanager
+def to_float64(source: Source) -> Iterator[Source]:
+    """The model in float64 for a while (its float32 numbers, exactly, both ways)."""
+    source.model.double()
+    try:
+        yield source
+    finally:
+        source.model.float()

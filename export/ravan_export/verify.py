@@ -1,0 +1,256 @@
+"""Exports are checked before they are published: a fresh process against torch autograd."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ravan_edge.artifact.manifest import Conformance, ConformanceCase, TensorEntry
+from ravan_edge.errors import ArtifactError, ModelError
+from ravan_edge.generator import Purpose, Stream
+from ravan_edge.plans.conformance import relative_error
+from ravan_export.adaptation import Adaptation
+from ravan_export.reference import Reference, autograd, to_float64
+from ravan_export.source import Source
+
+__all__ = ["CONFORMANCE_FILE", "TOLERANCE", "Case", "check", "make_cases"]
+
+CONFORMANCE_FILE = "conformance.safetensors"
+TOLERANCE = 1e-5
+_LEAST_MOVE = 0.01
+_SHAPES = ((3, 9), (2, 14))
+_SHORTER = 4
+_IGNORED = -100
+_SECONDS = 600
+
+Array = NDArray[Any]
+
+# Runs where torch cannot be imported: what a device does.
+_CHILD = """
+import json, sys
+from pathlib import Path
+for name in ("torch", "transformers", "onnx"):
+    sys.modules[name] = None
+from ravan_edge.artifact.opening import open_artifact
+from ravan_edge.errors import RavanError
+from ravan_edge.plans.conformance import check_conformance
+from ravan_edge.plans.step import RuntimeSettings
+from ravan_edge.plans.whole import WholeStep
+try:
+    artifact = open_artifact(Path(sys.argv[1]))
+    with WholeStep(artifact, RuntimeSettings(threads=int(sys.argv[2]))) as step:
+        _, results = check_conformance(artifact, step)
+except RavanError as error:
+    print(json.dumps({"refused": str(error)}))
+else:
+    print(json.dumps([
+        {"name": result.name, "errors": dict(result.errors), "eval_gap": result.eval_gap}
+        for result in results
+    ]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One batch with what autograd found for it.
+
+    Args:
+        name: ``a`` or ``b``.
+        batch: Token ids, mask and labels, padded.
+        parameters: Random values of every trained tensor, scales other than 1.
+        reference: In float32.
+        loss_move: How far the adapters move the loss, relative.
+    """
+
+    name: str
+    batch: Mapping[str, Array]
+    parameters: Mapping[str, Array]
+    reference: Reference
+    loss_move: float
+
+    def tensors(self) -> dict[str, Array]:
+        """The case as it is stored (docs/artifact.md, section 7)."""
+        stored = {f"{self.name}.{key}": array for key, array in self.batch.items()}
+        stored |= {f"{self.name}.param.{key}": array for key, array in self.parameters.items()}
+        stored |= {
+            f"{self.name}.grad.{key}": array for key, array in self.reference.gradients.items()
+        }
+        stored[f"{self.name}.loss_sum"] = np.asarray(self.reference.loss_sum, np.float32)
+        return stored
+
+
+def _batch(
+    source: Source, labels: int, shape: tuple[int, int], use: int, seed: int
+) -> dict[str, Array]:
+    """A padded batch of random tokens; with three rows the last one has no label."""
+    rows, length = shape
+    words = (
+        Stream(seed, Purpose.CONFORMANCE, index=use).words(rows * length + rows).astype(np.int64)
+    )
+    table = source.model.get_input_embeddings()  # type: ignore[operator]
+    ids = words[: rows * length].reshape(shape) % int(table.weight.shape[0])
+    # A token that happens to be the padding's would change the positions RoBERTa counts.
+    ids[ids == source.pad_id] = (source.pad_id + 1) % int(table.weight.shape[0])
+    mask = np.ones(shape, np.int64)
+    for row in range(1, rows):
+        mask[row, max(1, length - _SHORTER * row) :] = 0
+    ids[mask == 0] = source.pad_id
+    targets = words[rows * length :] % labels
+    if rows > 2:
+        targets[-1] = _IGNORED
+    return {"input_ids": ids, "attention_mask": mask, "labels": targets}
+
+
+def _parameters(
+    table: tuple[TensorEntry, ...], initial: Mapping[str, Array], use: int, seed: int, size: float
+) -> dict[str, Array]:
+    """Random trained values: adapters of the given size, scales around 1, a task head off its start."""
+    values: dict[str, Array] = {}
+    adapters = any(entry.role != "task_head" for entry in table)
+    for index, entry in enumerate(table):
+        stream = Stream(seed, Purpose.CONFORMANCE, round=use + 1, device=index)
+        normal = stream.normal(entry.size).reshape(entry.shape)
+        if entry.role == "scale":
+            value = 1.0 + 0.2 * normal
+        elif entry.role in {"core", "lora_b"}:
+            value = size * normal
+        elif entry.role == "lora_a":
+            value = initial[entry.name]
+        else:
+            value = initial[entry.name] + (0.05 if adapters else size) * normal
+        values[entry.name] = value.astype(np.float32)
+    return values
+
+
+def _without_adapters(parameters: Mapping[str, Array]) -> dict[str, Array]:
+    return {
+        name: array if name.startswith("task_head.") else np.zeros_like(array)
+        for name, array in parameters.items()
+    }
+
+
+def make_cases(
+    source: Source,
+    adaptation: Adaptation,
+    table: tuple[TensorEntry, ...],
+    initial: Mapping[str, Array],
+    labels: int,
+) -> list[Case]:
+    """Two padded batches of different shape, at trained values that move the loss by 1 % or more.
+
+    Raises:
+        ModelError: No size of the adapters moves the loss: the adapted layers have no influence.
+    """
+    seed = adaptation.settings.seed
+    cases = []
+    for use, shape in enumerate(_SHAPES):
+        batch = _batch(source, labels, shape, use, seed)
+        for size in (0.1, 0.3, 1.0, 3.0, 10.0):
+            parameters = _parameters(table, initial, use, seed, size)
+            found = autograd(source, adaptation, batch, parameters)
+            still = initial if not adaptation.layers else _without_adapters(parameters)
+            start = autograd(source, adaptation, batch, still).loss_sum
+            move = abs(found.loss_sum - start) / (abs(start) or 1.0)
+            if move >= _LEAST_MOVE:
+                break
+        else:
+            raise ModelError(
+                "the adapted layers do not change the loss",
+                where=adaptation.layers[0].name if adaptation.layers else "task_head",
+                hint="choose other --targets",
+            )
+        cases.append(Case("ab"[use], batch, parameters, found, move))
+    return cases
+
+
+def _run_child(folder: Path, threads: int) -> list[dict[str, Any]]:
+    environment = dict(os.environ)
+    # The child must find ravan_edge where this process found it, installed or not.
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    finished = subprocess.run(  # noqa: S603  our own interpreter with our own text
+        [sys.executable, "-c", _CHILD, str(folder), str(threads)],
+        capture_output=True,
+        check=False,
+        env=environment,
+        text=True,
+        timeout=_SECONDS,
+    )
+    if finished.returncode:
+        last = finished.stderr.strip().splitlines()
+        raise ArtifactError(
+            f"the check in a fresh process failed: {last[-1] if last else 'no output'}",
+            where=str(folder),
+            hint="this is a bug of ours: please report it with the model's name",
+        )
+    report = json.loads(finished.stdout)
+    if isinstance(report, dict):
+        raise ArtifactError(f"the fresh process refuses it: {report['refused']}", where=str(folder))
+    return list(report)
+
+
+def _limits(source: Source, adaptation: Adaptation, case: Case, worst: float) -> dict[str, float]:
+    """The limit of each tensor; twice float32's own error where 1e-5 is too tight for the model."""
+    names = ("loss_sum", *case.parameters)
+    if worst <= TOLERANCE:
+        return dict.fromkeys(names, TOLERANCE)
+    with to_float64(source):
+        exact = autograd(source, adaptation, case.batch, case.parameters)
+    loss = abs(case.reference.loss_sum - exact.loss_sum) / (abs(exact.loss_sum) or 1.0)
+    limits = {"loss_sum": max(TOLERANCE, 2 * loss)}
+    for name, gradient in exact.gradients.items():
+        own = relative_error(case.reference.gradients[name], gradient)
+        limits[name] = max(TOLERANCE, 2 * own)
+    return limits
+
+
+def check(
+    folder: Path, source: Source, adaptation: Adaptation, cases: list[Case], threads: int
+) -> Conformance:
+    """Run a finished artifact in a fresh process without torch and compare.
+
+    Returns:
+        The figures for the manifest.
+
+    Raises:
+        ModelError: An error is above its limit; names the tensor.
+    """
+    report = {str(item["name"]): item for item in _run_child(folder, threads)}
+    rows, tolerance = [], TOLERANCE
+    for case in cases:
+        errors: dict[str, float] = report[case.name]["errors"]
+        worst = max(errors, key=lambda name: errors[name] if errors[name] >= 0 else np.inf)
+        limits = _limits(source, adaptation, case, max(errors.values()))
+        for name, error in errors.items():
+            if not error <= limits[name]:
+                raise ModelError(
+                    f"the graph differs from torch by {error:.1e}, expected at most "
+                    f"{limits[name]:.1e}",
+                    where=name,
+                    hint="this is a bug of ours: please report it with the model's name",
+                )
+        gap = float(report[case.name]["eval_gap"])
+        if not gap <= TOLERANCE:
+            raise ModelError(
+                f"step and evaluation differ by {gap:.1e} in the loss", where=f"case {case.name}"
+            )
+        tolerance = max(tolerance, *limits.values())
+        rows.append(
+            ConformanceCase(
+                name=case.name,
+                batch=case.batch["input_ids"].shape,
+                loss=case.reference.loss_sum,
+                loss_move=case.loss_move,
+                worst_error=errors[worst],
+                worst_tensor=worst,
+            )
+        )
+    return Conformance(file=CONFORMANCE_FILE, tolerance=tolerance, cases=tuple(rows))
