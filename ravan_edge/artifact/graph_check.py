@@ -84,15 +84,19 @@ def _violations(
     for tensor in graph.attribute_tensors:
         if tensor.external is not None:
             yield f"tensor {tensor.name!r} of a node is external data: only initializers may be"
-    # An initializer of an input's name would be its default: a host could forget to feed it.
-    names = {value.name for value in graph.inputs}
-    for initializer in graph.initializers:
-        if initializer.name in names:
-            yield f"initializer {initializer.name!r} has the name of an input or of another one"
-        names.add(initializer.name)
-        yield from _initializer(initializer, ranges)
+    yield from _initializers(graph, ranges)
     yield from _values("input", graph.inputs, plan.inputs)
     yield from _values("output", graph.outputs, plan.outputs[role])
+
+
+def _initializers(graph: GraphFile, ranges: set[tuple[int, int, str]]) -> Iterator[str]:
+    # An initializer of an input's name would be its default: a host could forget to feed it.
+    names = {value.name for value in graph.inputs}
+    for tensor in graph.initializers:
+        if tensor.name in names:
+            yield f"initializer {tensor.name!r} has the name of an input or of another one"
+        names.add(tensor.name)
+        yield from _initializer(tensor, ranges)
 
 
 def _initializer(tensor: GraphInitializer, ranges: set[tuple[int, int, str]]) -> Iterator[str]:

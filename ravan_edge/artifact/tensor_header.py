@@ -42,7 +42,8 @@ _MAX_NAME_BYTES = 256
 _MAX_METADATA_KEYS = 64
 _MAX_METADATA_BYTES = 64 * 1024
 _NAME = re.compile(r"[!-~]{1,256}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive: backtracking would cost more than 100 bytes for each byte of a long string.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
