@@ -54,7 +54,7 @@ def check_graphs(folder: Path, plan: Plan, base: TensorHeader) -> None:
             raise ArtifactError(message, where=str(folder / path), hint="export the artifact again")
         operators |= graph_operators(graph)
     if operators != set(plan.operators):
-        differing = ", ".join(sorted(operators ^ set(plan.operators))[:5])
+        differing = ", ".join(map(repr, sorted(operators ^ set(plan.operators))[:5]))
         raise ArtifactError(
             f"the manifest's operators are not those of the graphs: {differing}",
             where=str(folder / "manifest.json"),
@@ -68,13 +68,13 @@ def _violations(
     if not 1 <= graph.ir_version <= _MAX_IR_VERSION:
         yield f"IR version {graph.ir_version}, expected at most {_MAX_IR_VERSION}"
     if len(graph.opsets) != 1 or graph.opsets[0][0] not in _OWN_DOMAINS:
-        domains = ", ".join(domain or "ai.onnx" for domain, _ in graph.opsets)
+        domains = ", ".join(repr(domain or "ai.onnx") for domain, _ in graph.opsets)
         yield f"opsets of {domains or 'no domain'}, expected one of ai.onnx"
     elif graph.opsets[0][1] != plan.opset:
         yield f"opset {graph.opsets[0][1]}, expected {plan.opset}"
     for domain, name in graph.operators:
         if domain not in _OWN_DOMAINS:
-            yield f"operator {domain}:{name}, expected none outside ai.onnx"
+            yield f"operator {f'{domain}:{name}'!r}, expected none outside ai.onnx"
     if graph.functions:
         yield f"{graph.functions} local functions or training graphs, expected none"
     if graph.sparse:

@@ -302,7 +302,8 @@ def parse_manifest(data: bytes, *, where: str = "manifest.json") -> Manifest:
         return Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        # A key may be anything, and is shown on a terminal: repr escapes what is not printable.
+        key = repr(".".join(str(part) for part in first["loc"])[:200])[1:-1] or "the whole"
         raise ArtifactError(
             f"{key}: {first['msg']} (found {str(first.get('input'))[:80]!r})",
             where=where,

@@ -113,7 +113,8 @@ def _show_bytes(summary: ArtifactSummary, console: Console) -> None:
     per_round = summary.download_per_round
     table.add_row("download each round", _size(per_round), _ratio(summary.model_bytes / per_round))
     for upload in summary.uploads:
-        what = "upload" if upload.heads is None else f"upload, {upload.heads} heads a layer"
+        count = "1 head" if upload.heads == 1 else f"{upload.heads} heads"
+        what = "upload" if upload.heads is None else f"upload, {count} a layer"
         table.add_row(what, _size(upload.bytes), _ratio(upload.times_smaller_than_model))
     console.print(table)
 

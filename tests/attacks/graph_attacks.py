@@ -95,6 +95,8 @@ _CASES: tuple[tuple[str, str, str, Callable[[onnx.ModelProto], object]], ...] = 
      lambda m: m.graph.node.append(helper.make_node("Evil", [], ["x"], domain="com.example"))),
     ("foreign-opset", "an opset of another domain is imported", "com.example",
      lambda m: m.opset_import.append(helper.make_opsetid("com.example", 1))),
+    ("operator-control", "an operator whose name clears the terminal", "\\x1b",
+     lambda m: m.graph.node.append(helper.make_node("\x1b[2J", [], ["x"], domain="e"))),
     ("ml-domain", "the domain ai.onnx.ml", "ai.onnx.ml",
      lambda m: m.graph.node.append(helper.make_node("Scaler", [], ["x"], domain="ai.onnx.ml"))),
     ("subgraph-foreign", "an operator of another domain inside an If", "com.example:Evil",

@@ -42,6 +42,8 @@ def manifest_attacks(valid: bytes) -> Iterator[Attack]:
                  lambda d: d.update(surprise=1))  # fmt: skip
     yield change("unknown-key-inside", "the same, in an object inside", "model.surprise",
                  lambda d: d["model"].update(surprise=1))  # fmt: skip
+    yield change("key-control", "a key that clears the terminal", "\\x1b",
+                 lambda d: d.update({"\x1b[2J": 1}))  # fmt: skip
     yield change("missing-key", "no tensors", "tensors", lambda d: d.pop("tensors"))
     yield change("labels-twice", "two labels of one name", "label",
                  lambda d: d.update(labels=["a", "a", "b"]))  # fmt: skip
