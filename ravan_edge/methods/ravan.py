@@ -109,8 +109,9 @@ class Ravan:
             count = layer.core.shape[0]
             every = np.arange(count, dtype=np.int32)
             indices = every if trained is None else trained.get(layer.layer, every[:0])
+            # Compared, not subtracted: a difference of two int32 can wrap around.
             if indices.size and (
-                indices[0] < 0 or indices[-1] >= count or np.any(np.diff(indices) <= 0)
+                indices[0] < 0 or indices[-1] >= count or np.any(indices[1:] <= indices[:-1])
             ):
                 raise ValueError(f"{layer.layer}: {indices.tolist()} are not heads below {count}")
             chosen[layer.layer] = indices

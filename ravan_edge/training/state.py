@@ -143,7 +143,7 @@ def load_state(
     if chosen:
         trained = {layer: tensors[f"{layer}{_HEADS}"] for layer in layers}
         for layer, heads in trained.items():
-            if heads[0] < 0 or heads[-1] >= layers[layer] or np.any(np.diff(heads) <= 0):
+            if heads[0] < 0 or heads[-1] >= layers[layer] or np.any(heads[1:] <= heads[:-1]):
                 raise _bad(f"{layer}: {heads.tolist()} are no heads of it", where)
     return RoundState(
         start=tensors["start"],
