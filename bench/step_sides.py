@@ -1,0 +1,310 @@
+"""The processes that bench/step.py times: the artifact's step, eager torch, and the floor's products.
+
+Each runs alone in a process of its own and answers one JSON line for each line it is given::
+
+    load KEYWORDS        build what is to be timed
+    time STEPS           run that many steps; {"seconds": of one step, "loss": of the last}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Product", "Shape", "batch_of", "floor_products"]
+
+Array = NDArray[Any]
+LABELS = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the step is measured on: MiniLM-L6's sizes, a batch, the adapters."""
+
+    rows: int
+    length: int
+    width: int = 384
+    hidden: int = 1536
+    layers: int = 6
+    attention_heads: int = 12
+    heads: int = 4
+    rank: int = 39
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batch."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product [stack, rows, inner] x [stack, inner, columns], and how often a step has it."""
+
+    name: str
+    stack: int
+    rows: int
+    inner: int
+    columns: int
+    times: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one."""
+        return 2 * self.stack * self.rows * self.inner * self.columns
+
+
+def floor_products(shape: Shape) -> list[Product]:
+    """The products that a step of LoRA-like adapters on query and value cannot do without.
+
+    Forward without adapters; dX wherever something below trains (not into the first layer's query, key
+    and value, nor the gradient of its keys); attention; adapters as factored, x -> A -> G -> B, with
+    dG of every head. Whatever the implementation really does is not asked.
+    """
+    t, d, f, n = shape.tokens, shape.width, shape.hidden, shape.layers
+    stack, s, w = shape.rows * shape.attention_heads, shape.length, d // shape.attention_heads
+    h, r = shape.heads, shape.rank
+    return [
+        Product("attention projections", 1, t, d, d, 4 * n + 4 * n - 3),
+        Product("feed-forward up", 1, t, d, f, 2 * n),
+        Product("feed-forward down", 1, t, f, d, 2 * n),
+        Product("scores", stack, s, w, s, 2 * n),
+        Product("weighted values", stack, s, s, w, 4 * n - 1),
+        Product("adapters in", 1, t, d, h * r, 4 * n),
+        Product("adapters out", 1, t, h * r, d, 4 * n - 2),
+        Product("cores", h, t, r, r, 4 * n - 2),
+        Product("core gradients", h, r, t, r, 2 * n),
+    ]
+
+
+def batch_of(shape: Shape) -> dict[str, Array]:
+    """Random tokens without padding."""
+    rng = np.random.default_rng(0)
+    size = (shape.rows, shape.length)
+    return {
+        "input_ids": rng.integers(1000, 30000, size),
+        "attention_mask": np.ones(size, np.int64),
+        "labels": rng.integers(0, LABELS, shape.rows),
+    }
+
+
+class Side(Protocol):
+    """Something that can be timed."""
+
+    def step(self) -> float:
+        """One step; the loss."""
+
+
+class ArtifactSide:
+    """The artifact's plan ``whole`` on onnxruntime, in micro-batches."""
+
+    def __init__(
+        self, shape: Shape, artifact: str, micro: int, *, prepack: bool, arena: bool, threads: int
+    ) -> None:
+        from ravan_edge.artifact.opening import open_artifact
+        from ravan_edge.methods.registry import method_for
+        from ravan_edge.plans.step import RuntimeSettings
+        from ravan_edge.plans.whole import WholeStep
+
+        opened = open_artifact(Path(artifact), check_digests=False)
+        settings = RuntimeSettings(threads=threads, arena=arena, prepack=prepack)
+        self._step = WholeStep(opened, settings)
+        method = method_for(opened.manifest)
+        heads = method.start_round(method.layout.pack(opened.initial_heads()))
+        heads += 0.01 * np.random.default_rng(1).standard_normal(heads.size).astype(np.float32)
+        training = method.training(heads, None)
+        self._step.use_heads(training.running)
+        self._inputs = method.to_graph(heads, training)
+        whole = batch_of(shape)
+        self._parts = [
+            {name: array[start : start + micro] for name, array in whole.items()}
+            for start in range(0, shape.rows, micro)
+        ]
+
+    def step(self) -> float:
+        """One step, gradients of micro-batches summed."""
+        loss, total = 0.0, {}
+        for part in self._parts:
+            result = self._step.train(part, self._inputs)
+            loss += result.loss_sum
+            if not total:
+                total = {name: np.array(item) for name, item in result.gradients.items()}
+            else:
+                for name, item in result.gradients.items():
+                    total[name] += item
+        return loss
+
+
+class EagerSide:
+    """Torch eager with PEFT LoRA of as many trained numbers: forward, backward, no optimiser."""
+
+    def __init__(self, shape: Shape, model: str, lora_rank: int, threads: int) -> None:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModel
+
+        torch.set_num_threads(threads)
+        encoder = AutoModel.from_pretrained(model)
+        config = LoraConfig(
+            r=lora_rank, lora_alpha=2 * lora_rank, lora_dropout=0.0,
+            target_modules=["query", "value"],
+        )  # fmt: skip
+        self._torch = torch
+        self._encoder = get_peft_model(encoder, config).eval()
+        self._head = torch.nn.Linear(shape.width, LABELS)
+        whole = {name: torch.from_numpy(array) for name, array in batch_of(shape).items()}
+        self._labels = whole.pop("labels")
+        self._batch = whole
+
+    def step(self) -> float:
+        """One step."""
+        torch = self._torch
+        self._encoder.zero_grad(set_to_none=True)
+        self._head.zero_grad(set_to_none=True)
+        hidden = self._encoder(**self._batch).last_hidden_state
+        mask = self._batch["attention_mask"].unsqueeze(-1)
+        pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        features = torch.nn.functional.normalize(pooled) * pooled.shape[1] ** 0.5
+        loss = torch.nn.functional.cross_entropy(self._head(features), self._labels, reduction="sum")
+        loss.backward()
+        return float(loss.detach())
+
+
+class FloorSide:
+    """The floor's products, each at the best rate of torch, numpy and onnxruntime."""
+
+    def __init__(self, shape: Shape, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.best: dict[str, tuple[str, float]] = {}
+        self._products = floor_products(shape)
+        self._runs = {item.name: _ways(item, threads) for item in self._products}
+        for ways in self._runs.values():
+            for run in ways.values():
+                run()
+
+    def step(self) -> float:
+        """Measure every product in every way once more; seconds of the whole step at the best rates."""
+        total = 0.0
+        for item in self._products:
+            seconds = {name: _seconds(run) for name, run in self._runs[item.name].items()}
+            way = min(seconds, key=lambda name: seconds[name])
+            self.best[item.name] = way, item.flops / seconds[way] / 1e9
+            total += item.times * seconds[way]
+        return total
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    """Mean seconds over at least 20 ms and 3 runs."""
+    count, start = 0, time.perf_counter()
+    while True:
+        run()
+        count += 1
+        passed = time.perf_counter() - start
+        if count >= 3 and passed > 0.02:
+            return passed / count
+
+
+def _ways(item: Product, threads: int) -> dict[str, Callable[[], object]]:
+    """One product in torch, numpy and onnxruntime (row-major, and with the right side transposed)."""
+    import onnxruntime
+    import torch
+    from onnx import TensorProto, helper
+
+    rng = np.random.default_rng(2)
+    stack = (item.stack,) if item.stack > 1 else ()
+    x = rng.standard_normal((*stack, item.rows, item.inner), np.float32)
+    w = rng.standard_normal((*stack, item.inner, item.columns), np.float32)
+    tx, tw, out = torch.from_numpy(x), torch.from_numpy(w), np.empty((*stack, item.rows, item.columns), np.float32)
+    tout = torch.from_numpy(out)
+
+    def session(kind: str, right: Array, **attributes: int) -> Callable[[], object]:
+        node = helper.make_node(kind, ["x", "w"], ["y"], **attributes)
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * x.ndim) for name in "xw"
+        ]
+        output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * x.ndim)
+        graph = helper.make_graph([node], "product", inputs, [output])
+        opsets = [helper.make_opsetid("", 18)]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        made = onnxruntime.InferenceSession(
+            helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        binding = made.io_binding()
+        binding.bind_cpu_input("x", x)
+        binding.bind_cpu_input("w", right)
+        binding.bind_output("y")
+        return lambda: made.run_with_iobinding(binding)
+
+    ways: dict[str, Callable[[], object]] = {
+        "torch": lambda: torch.matmul(tx, tw, out=tout),
+        "numpy": lambda: np.matmul(x, w, out=out),
+        "onnxruntime": session("MatMul", w),
+    }
+    if not stack:
+        ways["onnxruntime, transposed"] = session("Gemm", np.ascontiguousarray(w.T), transB=1)
+    return ways
+
+
+def _build(kind: str, shape: Shape, keywords: Mapping[str, Any]) -> Side:
+    if kind == "artifact":
+        return ArtifactSide(shape, **keywords)
+    if kind == "eager":
+        return EagerSide(shape, **keywords)
+    return FloorSide(shape, **keywords)
+
+
+def main() -> None:
+    """Serve one side over standard input and output."""
+    kind, sizes = sys.argv[1], json.loads(sys.argv[2])
+    shape = Shape(**sizes)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with answers
+    if kind == "eager":
+        import peft  # noqa: F401
+        import torch
+        import transformers
+
+        torch.set_grad_enabled(True)
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+    elif kind == "artifact":
+        import onnxruntime  # noqa: F401
+
+        import ravan_edge.plans.whole  # noqa: F401
+    side: Side | None = None
+
+    def answer(document: dict[str, Any]) -> None:
+        answers.write(json.dumps(document) + "\n")
+        answers.flush()
+
+    answer({"ready": os.getpid()})
+    for line in sys.stdin:
+        verb, _, rest = line.strip().partition(" ")
+        if verb == "load":
+            side = _build(kind, shape, json.loads(rest))
+            answer({"loaded": True})
+        elif side is not None:
+            start, value = time.perf_counter(), 0.0
+            steps = int(rest)
+            for _ in range(steps):
+                value = side.step()
+            seconds = (time.perf_counter() - start) / steps
+            best = side.best if isinstance(side, FloorSide) else {}
+            answer({"seconds": value if best else seconds, "loss": value, "best": best})
+
+
+if __name__ == "__main__":
+    main()
