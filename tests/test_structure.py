@@ -269,3 +269,67 @@ def test_constraints_name_no_package_of_one_platform() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line) for line in pins)
     assert not [line for line in pins if line.startswith(("nvidia-", "cuda-", "triton="))]
     assert not [line for line in pins if "+" in line], "a local version is not on any index"
+
+
+def option_calls() -> list[tuple[str, str, str]]:
+    """(class, field, default as written) of every field made by ``option(default, help, ...)``."""
+    found = []
+    for path in [*modules_of(EDGE), *modules_of(EXPORT)]:
+        for kind in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(kind, ast.ClassDef):
+                continue
+            for item in kind.body:
+                if (
+                    isinstance(item, ast.AnnAssign)
+                    and isinstance(item.target, ast.Name)
+                    and isinstance(item.value, ast.Call)
+                    and ast.unparse(item.value.func) == "option"
+                ):
+                    default = ast.unparse(item.value.args[0])
+                    found.append((kind.name, item.target.id, default))
+    return found
+
+
+def hand_made_options() -> list[tuple[str, str]]:
+    """(option, default as written) of parameters ``name: Annotated[..., typer.Option(...)] = default``."""
+    found = []
+    for path in [*(EDGE / "cli").glob("*.py"), *EXPORT.glob("cli*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            given = node.args
+            plain = [*given.posonlyargs, *given.args]
+            pairs: list[tuple[ast.arg, ast.expr | None]] = []
+            pairs += zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)
+            pairs += zip(given.kwonlyargs, given.kw_defaults, strict=True)
+            for parameter, default in pairs:
+                if parameter.annotation is None or default is None:
+                    continue
+                annotation = ast.unparse(parameter.annotation)
+                if match := re.search(r"typer\.Option\('--([a-z-]+)", annotation):
+                    found.append((match[1].replace("-", "_"), ast.unparse(default)))
+    return found
+
+
+# Options of one name that mean different things in different commands.
+OWN_DEFAULTS = {
+    "batch_size": "`train` and `simulate`: rows of a step; `eval`: rows at once, which changes nothing",
+    "validation": "`simulate` chooses the best round on it, `train` only shows it",
+}
+
+
+def test_an_option_has_one_default_whatever_the_command() -> None:
+    defaults: dict[str, set[str]] = defaultdict(set)
+    for _, name, default in option_calls():
+        # `RuntimeSettings.threads` and the like refer to the one place
+        defaults[name].add(name if default.endswith(f".{name}") else default)
+    for name, default in hand_made_options():
+        defaults[name].add(default)
+    for name, written in defaults.items():
+        literals = written - {name}
+        assert len(literals) <= 1 or name in OWN_DEFAULTS, f"--{name}: {sorted(literals)}"
+
+
+def test_options_are_found() -> None:
+    assert ("LocalSettings", "lr", "0.0005") in option_calls()
+    assert "batch_size" in dict(hand_made_options())
