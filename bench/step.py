@@ -37,7 +37,15 @@ class Process:
 
     def __init__(self, kind: str, shape: Shape, keywords: dict[str, Any]) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "bench.step_sides", kind, json.dumps(asdict(shape))],
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "bench.step_sides",
+                kind,
+                json.dumps(asdict(shape)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -104,7 +112,9 @@ def _peak(kind: str, shape: Shape, keywords: dict[str, Any]) -> int:
         return sampler.peak(process.pid).above_idle_bytes
 
 
-def measure(artifact: Path, model: str, shape: Shape, *, blocks: int, threads: int) -> dict[str, Any]:
+def measure(
+    artifact: Path, model: str, shape: Shape, *, blocks: int, threads: int
+) -> dict[str, Any]:
     """All figures.
 
     Args:
@@ -177,7 +187,9 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--rows", type=int, default=8)

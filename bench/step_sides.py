@@ -173,7 +173,9 @@ class EagerSide:
         mask = self._batch["attention_mask"].unsqueeze(-1)
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         features = torch.nn.functional.normalize(pooled) * pooled.shape[1] ** 0.5
-        loss = torch.nn.functional.cross_entropy(self._head(features), self._labels, reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            self._head(features), self._labels, reduction="sum"
+        )
         loss.backward()
         return float(loss.detach())
 
@@ -224,7 +226,11 @@ def _ways(item: Product, threads: int) -> dict[str, Callable[[], object]]:
     stack = (item.stack,) if item.stack > 1 else ()
     x = rng.standard_normal((*stack, item.rows, item.inner), np.float32)
     w = rng.standard_normal((*stack, item.inner, item.columns), np.float32)
-    tx, tw, out = torch.from_numpy(x), torch.from_numpy(w), np.empty((*stack, item.rows, item.columns), np.float32)
+    tx, tw, out = (
+        torch.from_numpy(x),
+        torch.from_numpy(w),
+        np.empty((*stack, item.rows, item.columns), np.float32),
+    )
     tout = torch.from_numpy(out)
 
     def session(kind: str, right: Array, **attributes: int) -> Callable[[], object]:
