@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ravan_edge.cli.common import JsonOption, print_json
-from ravan_edge.errors import UsageError
+from ravan_edge.errors import MissingExtraError, UsageError
 from ravan_edge.simulate.report import write_report, write_sweep_report
 
-__all__ = ["report"]
+__all__ = ["report", "report_line"]
 
 
 def report(
@@ -43,3 +44,24 @@ def report(
         print_json({"report": str(path)})
     else:
         typer.echo(f"Report    {path}")
+
+
+def report_line(folder: Path, result: str, page: str, write: Callable[[Path], Path]) -> str:
+    """Write the page of what has just finished, and say where it is.
+
+    A missing extra costs the page, never the run. A page younger than the result is kept, so that
+    repeating a finished command answers at once.
+
+    Args:
+        folder: Of the run or sweep.
+        result: The file whose age counts, such as ``summary.json``.
+        page: The page's name.
+        write: Writes it.
+    """
+    path = folder / page
+    if path.is_file() and path.stat().st_mtime_ns >= (folder / result).stat().st_mtime_ns:
+        return f"Report    {path}"
+    try:
+        return f"Report    {write(folder)}"
+    except MissingExtraError as error:
+        return f"Report    not written: {error}"

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ravan_edge.cli.common import JsonOption, print_json, takes_settings
+from ravan_edge.cli.common import JsonOption, print_json, say, takes_settings
+from ravan_edge.cli.report import report_line
 from ravan_edge.memory import format_bytes
 from ravan_edge.simulate import SimulationRequest, SimulationSettings
 from ravan_edge.simulate import simulate as run_simulation
 from ravan_edge.simulate.progress import RoundDisplay
+from ravan_edge.simulate.report import REPORT_NAME, write_report
 
 __all__ = ["ArtifactArgument", "TestOption", "TrainOption", "WorkersOption", "simulate"]
 
@@ -63,10 +65,13 @@ def simulate(
     request = SimulationRequest(artifact, train, test, out, settings)
     with RoundDisplay() as display:
         summary = run_simulation(request, workers=workers, on_event=display)
+    report = report_line(out, "summary.json", REPORT_NAME, write_report)
     if as_json:
+        say(report)
         print_json(summary)
         return
-    for line in outcome_lines(request, summary):
+    *outcome, following = outcome_lines(request, summary)
+    for line in (*outcome, report, following):
         typer.echo(line)
 
 

@@ -11,12 +11,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ravan_edge.cli.common import JsonOption, print_json, takes_settings
+from ravan_edge.cli.common import JsonOption, print_json, say, takes_settings
+from ravan_edge.cli.report import report_line
 from ravan_edge.cli.simulate import ArtifactArgument, TestOption, TrainOption, WorkersOption
 from ravan_edge.errors import UsageError
 from ravan_edge.simulate import SimulationRequest, SimulationSettings
 from ravan_edge.simulate import sweep as run_sweep
 from ravan_edge.simulate.progress import RoundDisplay
+from ravan_edge.simulate.report import SWEEP_REPORT_NAME, write_sweep_report
 
 __all__ = ["sweep"]
 
@@ -55,17 +57,17 @@ def sweep(
     settings: SimulationSettings,
     test: TestOption = None,
     task_head_rates: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--task-head-lr",
             help="Learning rates of the task head, each with each --lr. Default: as --lr.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     seeds: Annotated[
-        str,
+        str | None,
         typer.Option("--seeds", help="Seeds, such as 0,1,2. Default: --seed.", show_default=False),
-    ] = "",
+    ] = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,16 +91,19 @@ def sweep(
             workers=workers,
             on_event=display,
         )
+    report = report_line(out, "sweep.json", SWEEP_REPORT_NAME, write_sweep_report)
     if as_json:
+        say(report)
         print_json(found)
     else:
         _show(found, out)
+        typer.echo(report)
 
 
 Number = TypeVar("Number", int, float)
 
 
-def _numbers(text: str, option: str, kind: Callable[[str], Number]) -> list[Number]:
+def _numbers(text: str | None, option: str, kind: Callable[[str], Number]) -> list[Number]:
     """The numbers of a list with commas."""
     try:
         return [kind(part) for part in text.split(",")] if text else []

@@ -32,6 +32,8 @@ CHECKPOINT_NAME = "checkpoint"
 HEADS_FOLDER = "heads"
 
 _MOST_PENDING_BYTES = 256 * 1024
+# What may lie beside the files of a run: the demo keeps everything it made in one folder.
+_BESIDE = {"artifact"}
 _HINT_FOLDER = "name another folder with --out"
 
 
@@ -66,7 +68,7 @@ def check_folder(path: Path, configuration: Mapping[str, Any]) -> None:
         found = sorted(
             entry.name
             for entry in (path.iterdir() if path.exists() else ())
-            if not entry.name.startswith(".")
+            if not entry.name.startswith(".") and entry.name not in _BESIDE
         )
     if found:
         raise UsageError(

@@ -64,6 +64,11 @@ def build_summary(
         "artifact": {
             "digest": artifact.digest,
             "model": manifest.model.name,
+            "architecture": manifest.model.architecture,
+            "license": manifest.model.license,
+            "parameters": manifest.model.parameters,
+            "task": manifest.task,
+            "layers": len(manifest.layers),
             "method": manifest.method.name,
             "heads": manifest.method.heads,
             "rank": manifest.method.rank,
