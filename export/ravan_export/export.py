@@ -144,6 +144,7 @@ def export_artifact(
     init: str = "gram-schmidt",
     targets: Sequence[str] | None = None,
     seed: int = 0,
+    tokens: int = 1024,
     plans: Sequence[str] = ("whole",),
     name: str | None = None,
     threads: int = 2,
@@ -169,6 +170,8 @@ def export_artifact(
         targets: Linear layers to adapt, by name or last part of it; None: the family's query and
             value.
         seed: Of bases and initial heads.
+        tokens: How many a step usually has, padding included. Any number works; the graph is laid
+            out so that this one is fastest.
         plans: ``whole``.
         name: What the manifest calls the model; None: the hub id or the folder's name.
         threads: Of the check.
@@ -198,7 +201,7 @@ def export_artifact(
         progress("capturing the forward pass")
         program = _capture(source, task)
         shapes = {key: (full, array.shape) for key, (full, array) in source.task_head.items()}
-        plan = build_whole(program, adaptation, TextClassification(), shapes)
+        plan = build_whole(program, adaptation, TextClassification(), shapes, tokens)
         progress("writing the base")
         frozen = _frozen(program, plan.frozen)
         writer.add_tensors(BASE_FILE, {**frozen, **adaptation.base_tensors})

@@ -344,8 +344,11 @@ class Builder:
         transpose_left: bool = False,
         transpose_right: bool = False,
         stored: float = 1.0,
+        plus: Value | None = None,
     ) -> Value:
-        """A product of two matrices; tensors of more dimensions count as [rows, last dimension].
+        """A product of two matrices, plus a third of the result's size if wanted.
+
+        Tensors of more dimensions count as [rows, last dimension].
 
         Factors of the operands go into ``alpha``, and so does ``stored``: a factor that whoever
         reads the result wants applied (the value itself does not change: its open factor is
@@ -366,7 +369,10 @@ class Builder:
         if transpose_right and len(right.shape) > 2:
             raise ValueError("the right operand of x y^T is a matrix")
         shape = (*outer, inner)
-        result = self.op("Gemm", [left.name, right.name], shape, FLOAT, **attributes)
+        names = [left.name, right.name]
+        if plus is not None:
+            names.append(self.name(plus))
+        result = self.op("Gemm", names, shape, FLOAT, **attributes)
         return replace(result, rows=len(shape) > 2, scale=1.0 / stored)
 
     def matmul(self, left: Value, right: Value) -> Value:

@@ -9,7 +9,12 @@ from onnx import ModelProto
 
 from ravan_edge.artifact.manifest import GraphTensor, Plan
 from ravan_export.adaptation import Adaptation
-from ravan_export.adapters import LoraAdapter, RavanAdapter
+from ravan_export.adapters import (
+    LoraAdapter,
+    MergedRavanAdapter,
+    RavanAdapter,
+    merging_pays,
+)
 from ravan_export.capture import Program
 from ravan_export.graph import Builder, Tape, Value, Var
 from ravan_export.graph.finish import BASE_FILE, OPSET, Span, finish, frozen_names
@@ -77,7 +82,7 @@ def _tensor(name: str, value: Value) -> GraphTensor:
 
 
 def _adapters(
-    tape: Tape, adaptation: Adaptation, *, trains: bool
+    tape: Tape, adaptation: Adaptation, tokens: int, *, trains: bool
 ) -> tuple[dict[str, Adapter], dict[str, Var]]:
     """Adapters by the weight they belong to, and the graph inputs that train."""
     builder = tape.builder
@@ -93,7 +98,8 @@ def _adapters(
         name, m, n, r = layer.name, layer.outputs, layer.inputs, layer.rank
         if settings.name == "ravan":
             heads = f"{name}.heads"
-            adapters[f"{name}.weight"] = RavanAdapter(
+            kind = MergedRavanAdapter if merging_pays(layer, tokens) else RavanAdapter
+            adapters[f"{name}.weight"] = kind(
                 train(f"{name}.G", (heads, r, r)),
                 builder.input(f"{name}.A", (heads, r, n)),
                 builder.input(f"{name}.Bt", (heads, r, m)),
@@ -111,6 +117,7 @@ def _build(
     adaptation: Adaptation,
     task: TextClassification,
     task_head: Mapping[str, tuple[str, tuple[int, ...]]],
+    tokens: int,
     *,
     step: bool,
 ) -> _Graph:
@@ -120,7 +127,7 @@ def _build(
         name: builder.input(name, ("batch", "length"), INT64) for name in program.inputs.values()
     }
     loss_inputs = task.inputs(builder)
-    adapters, trained = _adapters(tape, adaptation, trains=step)
+    adapters, trained = _adapters(tape, adaptation, tokens, trains=step)
     parameters: dict[str, Var] = {}
     for name, (full, shape) in task_head.items():
         trained[name] = parameters[full] = tape.leaf(builder.input(name, shape), trains=step)
@@ -143,6 +150,7 @@ def build_whole(
     adaptation: Adaptation,
     task: TextClassification,
     task_head: Mapping[str, tuple[str, tuple[int, ...]]],
+    tokens: int,
 ) -> WholePlan:
     """Build both graphs of a captured model.
 
@@ -151,9 +159,11 @@ def build_whole(
         adaptation: What trains.
         task: How the loss is formed.
         task_head: Trained parameters: graph input -> (dotted name in the program, shape).
+        tokens: How many a step usually has: decides the cheaper order of an adapter's products.
     """
     graphs = {
-        role: _build(program, adaptation, task, task_head, step=role == "step") for role in GRAPHS
+        role: _build(program, adaptation, task, task_head, tokens, step=role == "step")
+        for role in GRAPHS
     }
     names = [
         name for graph in graphs.values() for name in frozen_names(graph.builder, graph.outputs)
