@@ -150,9 +150,8 @@ def test_heads_of_another_artifact(folder: Path, capsys: pytest.CaptureFixture[s
     assert quoted in capsys.readouterr().err
 
 
-def test_another_configuration_in_a_run_folder(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("folder")
+def test_another_configuration_in_a_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--devices", "4", "--local-steps", "2", "--max-length", "16", "--rounds")
     assert run(*SIMULATE, *small, "2") == 0
     assert run(*SIMULATE, *small, "2") == 0, "a finished run prints its result"
