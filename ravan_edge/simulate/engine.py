@@ -176,9 +176,11 @@ def _run_rounds(run: _Run, began: float, on_event: OnEvent) -> dict[str, Any]:
         state = replace(state, wall_seconds=earlier[0] + now - began)
         if evaluated or state.round == rounds:
             state = replace(state, peak_bytes=max(earlier[1], _peak_bytes(run)))
+        if report is not None or evaluated:
+            # First, so that every committed round has its line; a resume cuts off what is ahead.
+            run.folder.add_timing({"round": state.round, "seconds": now - lap})
         run.folder.commit(state, lines)
         if report is not None or evaluated:
-            run.folder.add_timing({"round": state.round, "seconds": now - lap})
             on_event(_round_done(state, report, evaluated, rounds, now - lap))
         if evaluated:
             _publish_heads(run, state, durable=False)

@@ -148,7 +148,7 @@ class RunFolder:
                 )
             file.truncate(self._durable_bytes)
         self._append(self._metrics, self._pending)
-        self._keep_timing(0 if state is None else state.round)
+        self._keep_timing(-1 if state is None else state.round)
         return state
 
     def commit(self, state: RunState, lines: Iterable[bytes]) -> None:

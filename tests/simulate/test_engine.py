@@ -151,9 +151,10 @@ def test_what_a_run_leaves_behind(request_for: RequestFor) -> None:
     assert summary["seconds"] > 0
     assert summary["simulated_seconds"] > 0
     assert summary["upload_bytes_per_update"] > 0
-    assert summary["download_bytes_per_round"] == (
-        request.out / "heads" / "last.safetensors"
-    ).stat().st_size
+    assert (
+        summary["download_bytes_per_round"]
+        == (request.out / "heads" / "last.safetensors").stat().st_size
+    )
     devices = metrics(request.out, "device")
     rounds = metrics(request.out, "round")
     assert len(devices) == 9
@@ -194,9 +195,7 @@ def test_evaluations_can_be_rare_or_switched_off(request_for: RequestFor) -> Non
     assert metrics(never.out, "evaluation") == []
     assert summary["final"]["accuracy"] is None
     # How often one looks changes nothing.
-    assert (
-        metrics(rare.out, "device")[:6] == metrics(never.out, "device")
-    )
+    assert metrics(rare.out, "device")[:6] == metrics(never.out, "device")
 
 
 def test_no_test_file_and_no_validation(request_for: RequestFor) -> None:
