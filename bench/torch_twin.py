@@ -29,9 +29,11 @@ __all__ = [
     "State",
     "Twin",
     "TwinSettings",
+    "average",
     "federate",
     "score",
     "sentence_features",
+    "tensors",
 ]
 
 State = dict[str, Tensor]
@@ -195,7 +197,7 @@ def train_locally(
         for name, value in model.trained.items()
     )
     for indices in batches:
-        ids, mask, labels = _tensors(data, indices, settings.pad_id)
+        ids, mask, labels = tensors(data, indices, settings.pad_id)
         loss = functional.cross_entropy(model(ids, mask), labels)
         optimiser.zero_grad()
         loss.backward()
@@ -255,23 +257,31 @@ class Score:
     loss: float
 
 
-def score(model: Twin, heads: State, data: TokenisedDataset, pad_id: int) -> Score:
-    """Accuracy and mean loss, in batches of rows of similar length."""
+def score(
+    model: Twin,
+    heads: State,
+    data: TokenisedDataset,
+    pad_id: int,
+    rows: NDArray[np.int64] | None = None,
+) -> Score:
+    """Accuracy and mean loss of some rows (None: all), in batches of similar length."""
     model.set_state(heads)
     correct, loss = 0, 0.0
-    order = np.argsort(data.lengths, kind="stable")
+    chosen = np.arange(len(data)) if rows is None else rows
+    order = chosen[np.argsort(data.lengths[chosen], kind="stable")]
     with torch.inference_mode():
         for begin in range(0, len(order), 64):
-            ids, mask, labels = _tensors(data, order[begin : begin + 64], pad_id)
+            ids, mask, labels = tensors(data, order[begin : begin + 64], pad_id)
             logits = model(ids, mask)
             correct += int((logits.argmax(dim=-1) == labels).sum())
             loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-    return Score(correct / len(data), loss / len(data))
+    return Score(correct / len(order), loss / len(order))
 
 
-def _tensors(
+def tensors(
     data: TokenisedDataset, indices: NDArray[np.int64], pad_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids and mask [rows, length], labels [rows]."""
     batch = collate(data, indices, pad_id)
     ids, mask = (torch.from_numpy(batch.inputs[name]) for name in ("input_ids", "attention_mask"))
     return ids, mask, torch.from_numpy(batch.labels)
