@@ -100,6 +100,11 @@ class _Commands(typer.core.TyperGroup):
         except BrokenPipeError:
             _quiet_stdout()  # whoever read us has seen enough, as in `ravan inspect A | head`
             raise typer.Exit(0) from None
+        except SystemExit as end:
+            # rich's consoles turn a broken pipe into this.
+            if isinstance(end.__context__, BrokenPipeError):
+                raise typer.Exit(0) from None
+            raise
         except KeyboardInterrupt:
             raise typer.Exit(_report(InterruptedRunError("interrupted"))) from None
         except Exception as error:
