@@ -313,6 +313,7 @@ def hand_made_options() -> list[tuple[str, str]]:
 
 # Options of one name that mean different things in different commands.
 OWN_DEFAULTS = {
+    "heads": "`export`: how many heads a layer gets; elsewhere: the file of trained heads",
     "batch_size": "`train` and `simulate`: rows of a step; `eval`: rows at once, which changes nothing",
     "validation": "`simulate` chooses the best round on it, `train` only shows it",
 }
