@@ -131,7 +131,8 @@ class ArtifactSide:
 
     def step(self) -> float:
         """One step, gradients of micro-batches summed."""
-        loss, total = 0.0, {}
+        loss = 0.0
+        total: dict[str, Array] = {}
         for part in self._parts:
             result = self._step.train(part, self._inputs)
             loss += result.loss_sum
@@ -234,7 +235,10 @@ def _ways(item: Product, threads: int) -> dict[str, Callable[[], object]]:
     tout = torch.from_numpy(out)
 
     def session(kind: str, right: Array, **attributes: int) -> Callable[[], object]:
-        node = helper.make_node(kind, ["x", "w"], ["y"], **attributes)
+        node = helper.make_node(kind, ["x", "w"], ["y"])
+        node.attribute.extend(
+            helper.make_attribute(name, item) for name, item in attributes.items()
+        )
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * x.ndim) for name in "xw"
         ]

@@ -5,67 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from ravan_edge.artifact.manifest import Basis, Layer, MethodSettings, Role, TensorEntry
-from ravan_edge.errors import ModelError, UsageError
-from ravan_edge.generator import MAX_SEED, Purpose, Stream
+from ravan_edge.errors import ModelError
+from ravan_edge.generator import Purpose, Stream
 from ravan_edge.methods.plain import fedit_table
 from ravan_edge.methods.ravan import rank_for_lora_budget, ravan_table
 from ravan_export.bases import Init, make_bases
 from ravan_export.families import Family
+from ravan_export.settings import ExportSettings
 
-__all__ = ["METHODS", "Adaptation", "MethodName", "Options", "adapt", "find_layers"]
-
-MethodName = Literal["ravan", "head-only", "fedit"]
-METHODS: tuple[MethodName, ...] = ("ravan", "head-only", "fedit")
+__all__ = ["Adaptation", "adapt", "find_layers"]
 
 Arrays = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a user may ask of a method.
-
-    Args:
-        method: Its name.
-        heads: h, heads of each layer (``ravan``).
-        rank: r; None: from ``lora_budget``.
-        lora_budget: The LoRA rank whose number of trained values a layer may have.
-        init: How bases are drawn (``ravan``).
-        targets: Names of linear layers, or last parts of them; None: the family's default.
-        seed: Of bases and initial heads.
-    """
-
-    method: MethodName = "ravan"
-    heads: int = 4
-    rank: int | None = None
-    lora_budget: int = 8
-    init: Init = Init.GRAM_SCHMIDT
-    targets: tuple[str, ...] | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            UsageError: Names the option.
-        """
-        if self.method not in METHODS:
-            raise UsageError(f"--method is {self.method!r}, expected one of {', '.join(METHODS)}")
-        for name, value, high in (
-            ("--heads", self.heads, 4096),
-            ("--rank", 1 if self.rank is None else self.rank, 65536),
-            ("--lora-budget", self.lora_budget, 65536),
-        ):
-            if not 1 <= value <= high:
-                raise UsageError(f"{name} is {value}, expected 1 to {high}")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UsageError(f"--seed is {self.seed}, expected 0 to {MAX_SEED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +84,7 @@ def find_layers(model: nn.Module, targets: Sequence[str], task_head: Sequence[st
     return [name for name in linear if name in chosen]
 
 
-def _layers(model: nn.Module, names: Sequence[str], options: Options) -> list[Layer]:
+def _layers(model: nn.Module, names: Sequence[str], options: ExportSettings) -> list[Layer]:
     layers = []
     for name in names:
         module = model.get_submodule(name)
@@ -153,18 +109,17 @@ def _layers(model: nn.Module, names: Sequence[str], options: Options) -> list[La
 
 
 def adapt(
-    model: nn.Module, family: Family, task_head: Sequence[str], options: Options
+    model: nn.Module, family: Family, task_head: Sequence[str], options: ExportSettings
 ) -> Adaptation:
     """Apply a method to a model: choose layers, draw bases, make initial heads.
 
     Raises:
         ModelError: A target is not there, or a rank does not fit; names the layer.
     """
-    options.check()
     if options.method == "head-only":
         settings = MethodSettings(name="head-only", seed=options.seed)
         return Adaptation(settings, (), (), (), {}, {}, ())
-    wanted = options.targets if options.targets is not None else family.targets
+    wanted = options.target_names or family.targets
     targets = tuple(dict.fromkeys(family.aliases.get(name, name) for name in wanted))
     layers = _layers(model, find_layers(model, targets, task_head), options)
     ranks = {layer.rank for layer in layers}
@@ -182,13 +137,15 @@ def _with_alpha(settings: MethodSettings) -> MethodSettings:
     return settings.model_copy(update={"alpha": float(2 * rank)})
 
 
-def _ravan(settings: MethodSettings, layers: Sequence[Layer], options: Options) -> Adaptation:
+def _ravan(
+    settings: MethodSettings, layers: Sequence[Layer], options: ExportSettings
+) -> Adaptation:
     tensors: dict[str, NDArray[np.float32]] = {}
     heads: dict[str, NDArray[np.float32]] = {}
     rows: list[Basis] = []
     notices: list[str] = []
     for place, layer in enumerate(layers):
-        bases = make_bases(layer, place, options.init, options.seed)
+        bases = make_bases(layer, place, Init(options.init), options.seed)
         for suffix, role, array in (("A", Role.BASIS_A, bases.a), ("Bt", Role.BASIS_B, bases.bt)):
             name = f"{layer.name}.{suffix}"
             tensors[name] = array
@@ -197,7 +154,9 @@ def _ravan(settings: MethodSettings, layers: Sequence[Layer], options: Options) 
         heads[f"{layer.name}.s"] = np.ones(layer.heads, np.float32)
         if bases.notice:
             notices.append(bases.notice)
-    complete = settings.model_copy(update={"heads": options.heads, "init": str(options.init)})
+    complete = settings.model_copy(
+        update={"heads": options.heads, "init": Init(options.init).value}
+    )
     return Adaptation(
         complete, tuple(layers), tuple(ravan_table(layers)), tuple(rows), tensors, heads,
         tuple(notices),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +31,13 @@ from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
 from ravan_edge.artifact.writer import ArtifactWriter
 from ravan_edge.data import label_map
 from ravan_edge.errors import UsageError
-from ravan_export.adaptation import Adaptation, Options, adapt
+from ravan_export.adaptation import Adaptation, adapt
 from ravan_export.bases import Init
 from ravan_export.capture import Program, capture
 from ravan_export.graph.finish import BASE_FILE, Span
 from ravan_export.plans import WholePlan, build_whole
 from ravan_export.plans.whole import GRAPHS
+from ravan_export.settings import ExportSettings, MethodName
 from ravan_export.source import Source, load, resolve
 from ravan_export.tasks import TextClassification
 from ravan_export.tokenizer import tokenizer_bytes
@@ -137,14 +137,14 @@ def export_artifact(
     labels: int | str | os.PathLike[str] | Sequence[str] = 2,
     out: str | os.PathLike[str] = "artifact",
     *,
-    method: str = "ravan",
-    heads: int = 4,
-    rank: int | None = None,
-    lora_budget: int = 8,
-    init: str = "gram-schmidt",
-    targets: Sequence[str] | None = None,
-    seed: int = 0,
-    tokens: int = 1024,
+    method: MethodName = ExportSettings.method,
+    heads: int = ExportSettings.heads,
+    rank: int | None = ExportSettings.rank,
+    lora_budget: int = ExportSettings.lora_budget,
+    init: Init | str = ExportSettings.init,
+    targets: str | None = ExportSettings.targets,
+    seed: int = ExportSettings.seed,
+    tokens: int = ExportSettings.tokens,
     plans: Sequence[str] = ("whole",),
     name: str | None = None,
     threads: int = 2,
@@ -167,8 +167,8 @@ def export_artifact(
         rank: r; None: from ``lora_budget``.
         lora_budget: The LoRA rank whose number of trained values a layer may have.
         init: ``random-normal``, ``gram-schmidt``, ``constant`` or ``shared-subspace``.
-        targets: Linear layers to adapt, by name or last part of it; None: the family's query and
-            value.
+        targets: Linear layers to adapt, by name or last part of it, separated by commas; None: the
+            family's query and value.
         seed: Of bases and initial heads.
         tokens: How many a step usually has, padding included. Any number works; the graph is laid
             out so that this one is fastest.
@@ -184,14 +184,26 @@ def export_artifact(
         DataError: The labels file is refused.
         StorageError: The disk is full, or the like.
     """
-    options = _options(method, heads, rank, lora_budget, init, targets, seed)
+    options = ExportSettings(
+        method=method,
+        heads=heads,
+        rank=rank,
+        lora_budget=lora_budget,
+        init=init,  # type: ignore[arg-type]  # a plain string is checked there
+        targets=targets,
+        seed=seed,
+        tokens=tokens,
+    )
     if task != TextClassification.name:
         raise UsageError(
-            f"--task is {task!r}, expected {TextClassification.name!r}",
-            hint="further tasks are to come",
+            f"{task!r} is no task that can be exported",
+            where="--task",
+            hint=f"known is {TextClassification.name}",
         )
     if list(plans) != ["whole"]:
-        raise UsageError(f"--plans is {','.join(plans)!r}, expected 'whole'")
+        raise UsageError(
+            f"{','.join(plans)!r} is no list of plans", where="--plans", hint="known is whole"
+        )
     names = _labels(labels)
     with ArtifactWriter(Path(out), overwrite=overwrite) as writer:
         progress("loading the model")
@@ -250,29 +262,3 @@ def export_artifact(
 
 def _stored(cases: Sequence[Case]) -> dict[str, Array]:
     return {name: array for case in cases for name, array in case.tensors().items()}
-
-
-def _options(
-    method: str,
-    heads: int,
-    rank: int | None,
-    lora_budget: int,
-    init: str,
-    targets: Sequence[str] | None,
-    seed: int,
-) -> Options:
-    if init not in set(Init):
-        raise UsageError(f"--init is {init!r}, expected one of {', '.join(Init)}")
-    if targets is not None and not all(re.fullmatch(r"[\w.]+", target) for target in targets):
-        raise UsageError(f"--targets is {','.join(targets)!r}, expected names separated by commas")
-    options = Options(
-        method=method,  # type: ignore[arg-type]  # checked there
-        heads=heads,
-        rank=rank,
-        lora_budget=lora_budget,
-        init=Init(init),
-        targets=tuple(targets) if targets is not None else None,
-        seed=seed,
-    )
-    options.check()
-    return options

@@ -44,7 +44,8 @@ class SentenceHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, labels] of sentence vectors [batch, width]."""
-        norm = torch.sqrt((x * x).sum(1, keepdim=True)).clamp(min=1e-12)
+        # Bounded inside the root: a row of padding alone is 0, where the root has no derivative.
+        norm = torch.sqrt((x * x).sum(1, keepdim=True).clamp(min=1e-24))
         return nn.functional.linear(x / norm * self.weight.shape[1] ** 0.5, self.weight, self.bias)
 
 

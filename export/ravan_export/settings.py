@@ -1,0 +1,83 @@
+"""The options of an export; imports no torch, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ravan_edge.errors import UsageError
+from ravan_edge.generator import MAX_SEED
+from ravan_edge.training.options import check_options, option
+from ravan_export.bases import Init
+
+__all__ = ["METHODS", "ExportSettings", "MethodName"]
+
+MethodName = Literal["ravan", "head-only", "fedit"]
+METHODS: tuple[MethodName, ...] = ("ravan", "head-only", "fedit")
+
+_GROUP = "Export"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What a user may choose, with its help, range and only default."""
+
+    method: MethodName = option(
+        "ravan", "What trains: Ravan heads, the task head alone, or plain LoRA.", group=_GROUP
+    )
+    heads: int = option(
+        4, "h, heads of each adapted layer (ravan).", minimum=1, maximum=4096, group=_GROUP
+    )
+    rank: int | None = option(
+        None, "r. Default: from --lora-budget.", minimum=1, maximum=65536, group=_GROUP
+    )
+    lora_budget: int = option(
+        8,
+        "The LoRA rank whose number of trained values a layer may have.",
+        minimum=1,
+        maximum=65536,
+        group=_GROUP,
+    )
+    init: Init = option(Init.GRAM_SCHMIDT, "How the frozen bases are drawn (ravan).", group=_GROUP)
+    targets: str | None = option(
+        None,
+        "Linear layers to adapt, separated by commas: names, or last parts of names. "
+        "Default: query,value, whatever the model calls them.",
+        group=_GROUP,
+    )
+    seed: int = option(0, "Of bases and initial heads.", minimum=0, maximum=MAX_SEED, group=_GROUP)
+    tokens: int = option(
+        1024,
+        "Tokens a step usually has, padding included. Any number works; the graph is laid out so "
+        "that this one is fastest.",
+        minimum=1,
+        maximum=1 << 24,
+        group=_GROUP,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.method not in METHODS:
+            raise UsageError(
+                f"{self.method!r} is no method",
+                where="--method",
+                hint=f"choose one of {', '.join(METHODS)}",
+            )
+        if self.init not in set(Init):
+            raise UsageError(
+                f"{self.init!r} is no way to draw bases",
+                where="--init",
+                hint=f"choose one of {', '.join(Init)}",
+            )
+        if self.targets is not None and not re.fullmatch(r"[\w.]+(,[\w.]+)*", self.targets):
+            raise UsageError(
+                f"{self.targets!r} is no list of names",
+                where="--targets",
+                hint="separate names by commas: query,value",
+            )
+
+    @property
+    def target_names(self) -> tuple[str, ...] | None:
+        """The targets one by one."""
+        return None if self.targets is None else tuple(self.targets.split(","))
