@@ -130,15 +130,28 @@ def _export(artifact: Path, labels: Path) -> None:
     model = _model_folder()
     with storage_errors(artifact.parent, "make the demo's folder"):
         artifact.parent.mkdir(parents=True, exist_ok=True)
-    words = [*_export_words(model, labels, artifact), "--name", _MODEL_NAME]
-    command = [sys.executable, "-m", "ravan_edge.cli.main", *words]
+    local, length = DEMO_SETTINGS.local, DEMO_SETTINGS.max_length
+    tokens = local.batch_size * length
+    words = [
+        *_export_words(model, labels, artifact),
+        "--name",
+        _MODEL_NAME,
+        "--tokens",
+        str(tokens),
+    ]
     try:
-        # Its result is progress here (2 is stderr): stdout is for the demo's own.
-        code = subprocess.run(command, check=False, stdout=2).returncode  # noqa: S603
+        code = _run_ravan(words)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted while exporting", hint=_AGAIN) from None
     if code:
         raise typer.Exit(code)  # it has said why
+
+
+def _run_ravan(words: list[str]) -> int:
+    """Another command of ours in a process of its own; its exit code."""
+    command = [sys.executable, "-m", "ravan_edge.cli.main", *words]
+    # What it prints is progress here (2 is stderr): stdout is for the demo's own result.
+    return subprocess.run(command, check=False, stdout=2).returncode  # noqa: S603
 
 
 def _export_words(model: Path, labels: Path | str, artifact: Path | str) -> list[str]:

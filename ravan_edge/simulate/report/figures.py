@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Line", "curves", "heatmap", "rate_figure", "stacked_bars"]
 
 _MOST_BARS = 120
+_FEWEST_PLACES = 6
 _WITH_DOTS = 40
 _HEAT = (0x12, 0x9C, 0x8C)  # readable on light and on dark: an image cannot take a CSS variable
 _MOST_HEAT_ROWS = 240
@@ -52,7 +53,9 @@ def _ticks(axes: Axes, which: str, unit: str, most: int = 5) -> None:
             )
         axis.set_ticks([step * i for i in range(math.ceil(low / step), int(high / step) + 1)])
     else:
-        axis.set_major_locator(MaxNLocator(most, steps=steps, integer=unit == "count"))
+        axis.set_major_locator(
+            MaxNLocator(most, steps=steps, integer=unit == "count", min_n_ticks=1)
+        )
     show = _UNITS[unit]
     axis.set_major_formatter(FuncFormatter(lambda value, _: show(value) if value else "0"))
 
@@ -155,8 +158,13 @@ def stacked_bars(
             bottom += heights
         top = float(bottom.max(initial=0.0))
         axes.set_ylim(0, top * 1.08 or 1)
-        axes.set_xlim(rounds[0] - size * 0.6, rounds[-1] + size * 0.6)
-        _ticks(axes, "x", "count", 8)
+        # One round is a bar too, not a wall.
+        spare = max(0.6 * size, (_FEWEST_PLACES - len(middles)) / 2)
+        axes.set_xlim(rounds[0] - spare, rounds[-1] + spare)
+        if len(rounds) <= _FEWEST_PLACES:
+            axes.set_xticks(list(rounds))
+        else:
+            _ticks(axes, "x", "count", 8)
         _ticks(axes, "y", unit)
         axes.set_xlabel("round")
         show = _UNITS[unit]
@@ -194,9 +202,15 @@ def heatmap(
             caption += f"; {as_percent(float(np.mean(counts > 0)))} of the cells hold rows"
         else:
             axes = bars = figure.add_subplot()
-        axes.set_ylabel("devices, most rows first")
+        axes.set_ylabel("devices")
         axes.set_yticks([])
-        bars.barh(range(len(kept)), lengths, height=0.74, color=Ink.FOURTH, linewidth=0)
+        bars.barh(
+            range(len(kept)),
+            lengths,
+            height=0.74 if len(kept) <= 60 else 1.0,
+            color=Ink.FOURTH,
+            linewidth=0,
+        )
         bars.grid(visible=False)
         bars.set_ylim(len(kept) - 0.5, -0.5)
         bars.set_xlim(0, float(lengths.max()) * 1.02 or 1)

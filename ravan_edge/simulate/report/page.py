@@ -103,7 +103,13 @@ def _tiles(run: RunFacts) -> tuple[tuple[str, str], ...]:
     if len(run.rounds) < run.planned_rounds:
         done += f" of {as_count(run.planned_rounds)}"
     return (
-        (done, f"rounds of {as_count(run.per_round)} devices"),
+        (
+            done,
+            (
+                f"round{'' if len(run.rounds) == 1 else 's'} of {as_count(run.per_round)} "
+                f"device{'' if run.per_round == 1 else 's'}"
+            ),
+        ),
         (as_seconds(run.simulated_seconds), "simulated time, all rounds"),
         (as_bytes(run.peak_memory_bytes), "peak memory of a process"),
         (as_seconds(run.seconds), "to compute on this machine"),

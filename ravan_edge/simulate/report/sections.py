@@ -266,7 +266,8 @@ class DataSection:
             [d.rows for d in devices],
         )
         caption = (
-            "Each line is a device, each column a class: the stronger the colour, the more rows."
+            "Each line is a device, most rows on top, each column a class. The stronger the "
+            "colour, the more rows."
         )
         if not devices[0].classes:
             caption = "Each bar is a device. There are too many classes and devices to show both."
