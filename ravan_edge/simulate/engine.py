@@ -31,7 +31,7 @@ from ravan_edge.simulate.workers import WorkerPool
 __all__ = ["default_workers", "simulate"]
 
 # Runtimes keep their arenas, so a peak lasts; finer sampling would cost the simulation itself.
-_SAMPLING_SECONDS = 0.002
+_SAMPLING_SECONDS = 0.005
 _DIVERGED_HINT = "use a lower --lr (or --task-head-lr) in another --out, or --clip-norm 1"
 
 

@@ -63,8 +63,7 @@ def synchronous_round(
     seen = state.seen.copy()
     seen[cohort] = True
     pool.open(UseHeads(state.round, state.heads))
-    outcomes = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
-    total = pool.collect()
+    outcomes, total = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
     if lost.any():
         outcomes += [
             _dropped_out(prepared, state.round + 1, device, new)

@@ -134,8 +134,17 @@ class WorkerPool:
         for process in self._processes:
             process.send(message)
 
-    def train(self, devices: Sequence[int], first: Sequence[bool]) -> list[DeviceOutcome]:
-        """One local round of each device from the current heads; outcomes in ascending order.
+    def train(
+        self, devices: Sequence[int], first: Sequence[bool]
+    ) -> tuple[list[DeviceOutcome], ExactSum]:
+        """One local round of each device from the current heads.
+
+        Args:
+            devices: Their numbers.
+            first: For each, whether it never took part before.
+
+        Returns:
+            The outcomes in ascending order, and the sum of the differences of all merged devices.
 
         Raises:
             RavanError: What a worker raised, or that one died.
@@ -147,20 +156,21 @@ class WorkerPool:
             chunks.append(TrainDevices(list(devices[part]), list(first[part])))
             start += size
         outcomes: list[DeviceOutcome] = []
-        self._hand_out(chunks, outcomes.extend)
-        outcomes.sort()
-        return outcomes
+        sums: list[ExactSum] = []
 
-    def collect(self) -> ExactSum:
-        """The sum of all differences since the heads were given."""
-        for process in self._processes:
-            process.send(Collect())
-        sums: list[ExactSum] = [self._answer()[1] for _ in self._processes]
+        def take(answer: list[DeviceOutcome] | ExactSum) -> None:
+            if isinstance(answer, ExactSum):
+                sums.append(answer)
+            else:
+                outcomes.extend(answer)
+
+        self._hand_out(chunks, take, last=Collect())
         # Integer sums: the order of arrival does not matter.
         total = sums[0]
         for other in sums[1:]:
             total.combine(other)
-        return total
+        outcomes.sort()
+        return outcomes, total
 
     def evaluate(self, name: str, batches: int) -> list[BatchScores]:
         """Scores of all batches of a set, in any order."""
@@ -173,20 +183,42 @@ class WorkerPool:
         self._hand_out(chunks, scores.append)
         return scores
 
-    def _hand_out(self, chunks: Sequence[object], take: Callable[[Any], object]) -> None:
-        """Give every idle worker the next chunk until all are answered."""
+    def _hand_out(
+        self,
+        chunks: Sequence[object],
+        take: Callable[[Any], object],
+        last: object | None = None,
+    ) -> None:
+        """Give every worker chunks until all are answered.
+
+        While many are left a worker has a second one waiting, so that it need not wait for us; near
+        the end it has one, so that nobody holds what somebody idle could do.
+
+        Args:
+            chunks: What to do, large ones first.
+            take: Called with each answer.
+            last: What to tell a worker as soon as there is nothing more for it.
+        """
         waiting = deque(chunks)
-        running = 0
-        for process in self._processes:
-            if waiting:
-                process.send(waiting.popleft())
-                running += 1
-        while running:
-            number, answer = self._answer()
-            if waiting:
+        open_answers = [0] * len(self._processes)
+        told_last = [last is None] * len(self._processes)
+
+        def feed(number: int) -> None:
+            plenty = len(waiting) > 2 * len(self._processes)
+            while waiting and open_answers[number] < (2 if plenty else 1):
                 self._processes[number].send(waiting.popleft())
-            else:
-                running -= 1
+                open_answers[number] += 1
+            if not waiting and not told_last[number]:
+                self._processes[number].send(last)
+                open_answers[number] += 1
+                told_last[number] = True
+
+        for number in range(len(self._processes)):
+            feed(number)
+        while any(open_answers) or not all(told_last):
+            number, answer = self._answer()
+            open_answers[number] -= 1
+            feed(number)
             take(answer)
 
     def _answer(self) -> tuple[int, Any]:

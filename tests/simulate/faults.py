@@ -22,10 +22,6 @@ def disk_full() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def input_output() -> OSError:
-    return OSError(errno.EIO, os.strerror(errno.EIO))
-
-
 class FailingDisk:
     """Counts operations below a folder; fails from the n-th on, as a full or dead disk does.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +19,7 @@ from ravan_edge.simulate.messages import (
 )
 from ravan_edge.simulate.worker import Worker
 
-__all__ = ["InProcessPool"]
+__all__ = ["InProcessPool", "NoSampler"]
 
 
 class InProcessPool:
@@ -47,11 +47,11 @@ class InProcessPool:
         else:
             self.worker.use_heads(message)
 
-    def train(self, devices: Sequence[int], first: Sequence[bool]) -> list[DeviceOutcome]:
-        return self.worker.train(TrainDevices(list(devices), list(first)))
-
-    def collect(self) -> ExactSum:
-        return self.worker.collect()
+    def train(
+        self, devices: Sequence[int], first: Sequence[bool]
+    ) -> tuple[list[DeviceOutcome], ExactSum]:
+        outcomes = self.worker.train(TrainDevices(list(devices), list(first)))
+        return outcomes, self.worker.collect()
 
     def evaluate(self, name: str, batches: int) -> list[BatchScores]:
         return [self.worker.evaluate(EvaluateBatches(name, list(range(batches))))]
@@ -69,3 +69,25 @@ class InProcessPool:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class NoSampler:
+    """Stands in for :class:`ravan_edge.memory.PeakSampler`, which is a process too."""
+
+    def __init__(self, pids: Iterable[int], *, interval_seconds: float) -> None:
+        assert list(pids)
+        assert interval_seconds > 0
+
+    def peak_bytes(self, pid: int) -> int:
+        return pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing runs."""
