@@ -11,10 +11,10 @@ STAMP := $(VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full soak lint format bench clean
+.PHONY: help install demo test test-full soak lint format bench bench-federated clean
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## .venv with everything, once (about 3 minutes, mostly torch)
 
@@ -46,8 +46,11 @@ format: install  ## rewrite to the house format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: install  ## every figure the README quotes (bench/README.md names the conditions)
-	$(BIN)/python -m bench
+bench: install  ## how fast and how large: step, export, simulation (about half an hour)
+	for what in step export simulation; do $(BIN)/python -m bench.$$what || exit $$?; done
+
+bench-federated: install  ## how good: all methods and plain torch, 3 seeds (hours; resumable)
+	$(BIN)/python -m bench.federated
 
 clean:  ## caches and builds; .venv and runs stay
 	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov

@@ -206,6 +206,12 @@ def test_no_page_of_an_exit_code_that_does_not_exist() -> None:
     assert pages == {str(code) for code in EXIT_CODES}
 
 
+def test_the_index_of_the_documentation_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"({path.name})" in index, path.name
+
+
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s#]+)(?:#[^)]*)?\)")
 
 
