@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bench.federated import RATES
 from ravan_edge.cli import demo as demo_module
 from ravan_edge.cli.report import report_line
 from ravan_edge.errors import MissingExtraError
@@ -182,6 +183,11 @@ def test_a_missing_extra_costs_the_page_and_not_the_run(tmp_path: Path) -> None:
     line = report_line(tmp_path, "summary.json", "report.html", write)
     assert "not written" in line
     assert "pip install" in line
+
+
+def test_the_demo_takes_the_rates_of_the_benchmark() -> None:
+    rates, local = RATES["ravan"], demo_module.DEMO_SETTINGS.local
+    assert (local.lr, local.task_head_lr) == (rates.lr, rates.task_head_lr)
 
 
 @pytest.mark.slow
