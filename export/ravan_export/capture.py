@@ -84,6 +84,12 @@ def _export(
             )
     except Exception as error:  # torch raises many kinds here; each means the same to the user
         first = str(error).strip().splitlines()
+        if "Constraints violated" in str(error):
+            raise ModelError(
+                f"the model fixes a dimension that must be free: {first[0]}",
+                where=type(model).__name__,
+                hint="its forward pass must accept any batch and length",
+            ) from error
         raise ModelError(
             f"torch.export cannot capture it: {type(error).__name__}: {first[0] if first else ''}",
             where=type(model).__name__,

@@ -29,10 +29,18 @@ def tokenizer_bytes(folder: Path) -> bytes:
             folder, use_fast=True, local_files_only=True, trust_remote_code=False
         )
         text: str = tokenizer.backend_tokenizer.to_str()
+        # Without a vocabulary transformers makes a tokenizer of special tokens alone.
+        empty = tokenizer.backend_tokenizer.get_vocab_size() <= len(tokenizer.all_special_tokens)
     except Exception as error:  # whatever a missing or broken vocabulary raises
-        raise ModelError(
-            f"has no tokenizer.json, and none can be made: {type(error).__name__}",
-            where=str(folder),
-            hint="save it with the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
-        ) from error
+        raise _missing(folder, type(error).__name__) from error
+    if empty:
+        raise _missing(folder, "there is no vocabulary")
     return text.encode()
+
+
+def _missing(folder: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"has no tokenizer.json, and none can be made: {reason}",
+        where=str(folder),
+        hint="save it with the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
+    )

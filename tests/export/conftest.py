@@ -77,7 +77,7 @@ def save_sentence_encoder(folder: Path, modes: tuple[str, ...] = ("mean_tokens",
 
 @pytest.fixture(scope="session")
 def tiny_model(build_once: BuildOnce) -> Models:
-    """``tiny_model("bert")``, ``("roberta")``, ``("distilbert")``, ``("sentence")`` or ``("sentence-cls-max")``."""
+    """``tiny_model(kind)``: a model type of SIZES, ``sentence`` or ``sentence-cls-max``."""
 
     def folder(kind: str) -> Path:
         def build(path: Path) -> None:

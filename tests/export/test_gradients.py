@@ -21,6 +21,7 @@ from ravan_export.source import load
 Arrays = dict[str, NDArray[Any]]
 SETTINGS = RuntimeSettings(threads=1)
 PAD = {"roberta": 1}
+slow = pytest.mark.slow
 
 
 def random_heads(artifact: Artifact, seed: int = 3) -> Arrays:
@@ -61,8 +62,19 @@ def assert_close(found: Arrays, expected: Arrays, limit: float = 1e-5) -> None:
     assert errors[worst] <= limit, (worst, errors[worst])
 
 
-@pytest.mark.parametrize("method", ["ravan", "fedit", "head-only"])
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "sentence", "sentence-cls-max"])
+KINDS = ("bert", "roberta", "distilbert", "sentence", "sentence-cls-max")
+
+
+def combinations() -> list[Any]:
+    """Every family with Ravan, every method with the sentence encoder; the rest is slow."""
+    return [
+        pytest.param(kind, method, marks=() if kind == "sentence" or method == "ravan" else slow)
+        for kind in KINDS
+        for method in ("ravan", "fedit", "head-only")
+    ]
+
+
+@pytest.mark.parametrize(("kind", "method"), combinations())
 def test_loss_and_gradients_are_those_of_the_original_model(
     kind: str, method: str, exported: Any, tiny_model: Any
 ) -> None:
@@ -82,7 +94,7 @@ def test_loss_and_gradients_are_those_of_the_original_model(
         assert_close(gradients, expected.gradients, 3e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "sentence", "sentence-cls-max"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing(kind: str, exported: Any) -> None:
     artifact = exported(kind, method="ravan")
     heads = random_heads(artifact)

@@ -1,0 +1,232 @@
+"""Every rule against torch autograd: value and gradient, with a dynamic batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ravan_edge.errors import ModelError
+from ravan_edge.plans.conformance import relative_error
+from ravan_export.capture import Program, capture
+from ravan_export.graph import Builder, Tape
+from ravan_export.graph.finish import finish
+from ravan_export.rules import RULES
+from ravan_export.translate import translate
+
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def _attention_read_twice(x: Tensor, y: Tensor) -> Tensor:
+    weights = torch.softmax((x + y) @ (x + y).transpose(1, 2), -1)
+    return weights @ (x * y) + weights.sum(-1, keepdim=True)
+
+
+CASES: dict[str, Function] = {
+    "add, sub, rsub": lambda x, y: (
+        (x + y) - 0.5 * y + (2.0 - x) - (x - 3.0) + torch.add(x, y, alpha=3)
+    ),
+    "mul, div": lambda x, y: x * y / (2.0 + y * y) * 0.5 + x * x + y * 2.0 + (x + y) / 4.0,
+    "broadcast": lambda x, y: y * x.sum(0) + x.mean((0, 1, 2), keepdim=True),
+    "gelu": lambda x, y: functional.gelu(x + y),
+    "gelu tanh": lambda x, y: functional.gelu(x + y, approximate="tanh"),
+    "relu, tanh, sigmoid": lambda x, y: (
+        torch.relu(x + y) + torch.tanh(x * y)
+        + torch.sigmoid(x - y)
+    ),
+    "silu by decomposition": lambda x, y: functional.silu(x + y),
+    "exp, sqrt, rsqrt, neg": lambda x, y: (
+        -torch.exp(-x * y)
+        + torch.sqrt(x * x + 1) * torch.rsqrt(y * y + x * x + 1)
+    ),
+    "pow": lambda x, y: (x + y) ** 2,
+    "clamp": lambda x, y: (x + y).clamp(min=-0.3, max=0.6),
+    "softmax": lambda x, y: torch.softmax(x + y, -1),
+    "softmax of another axis": lambda x, y: torch.softmax(x + y, 1),
+    "attention": lambda x, y: torch.softmax((x + y) @ (x + y).transpose(1, 2) * 0.5, -1) @ (x * y),
+    "attention read twice": _attention_read_twice,
+    "sum, mean": lambda x, y: (
+        (x + y).sum(1, keepdim=True)
+        + (x * y).mean(-1, keepdim=True) + (x * y).mean(0)
+    ),
+    "mean over the batch": lambda x, y: (x * y).mean((0, 2), keepdim=True) + (x + y),
+    "amax": lambda x, y: torch.amax(x * y, 1),
+    "view, permute, transpose": lambda x, y: (
+        (x + y).permute(0, 2, 1).reshape(-1, 20).view(-1, 2, 10).transpose(1, 2)
+    ),
+    "unsqueeze, squeeze, expand": lambda x, y: (
+        (x + y).unsqueeze(1).expand(-1, 2, -1, -1) * y.unsqueeze(1)
+        + (x + y).unsqueeze(0).squeeze(0).unsqueeze(1)
+    ),
+    "select": lambda x, y: (x + y)[:, 1] * y[:, -1] + (x * y).select(1, -1),
+    "slice of an input": lambda x, y: (x + y) * y[:, 1:3].sum(1, keepdim=True) + y[:, :, 0:1],
+    "cat": lambda x, y: torch.cat([x + y, x * y, y], 1),
+    "where, masked fill": lambda x, y: (
+        torch.where(y > 0, x * y, x)
+        + (x + y).masked_fill(y < 0.2, 3.0)
+    ),
+    "comparisons": lambda x, y: (
+        x * (y >= 0).float() + x * ((y < 1) & ~(y == 0)).float()
+        + x * (y != 2).float() + x * (y <= 0).float()
+    ),
+    "zeros, ones, full": lambda x, y: (
+        x * torch.zeros_like(y) + x * torch.ones(5)
+        + x + y + torch.full((5,), 2.0) * x
+    ),
+    "cumsum, arange, embedding": lambda x, y: (
+        x * torch.cumsum((y > 0).to(torch.int64), 1).float()
+        + y * torch.arange(5).float() * x
+    ),
+    "dropout off": lambda x, y: functional.dropout(x + y, 0.5, training=False),
+}  # fmt: skip
+
+# Here the trained tensor is a matrix w [5, 5].
+MATRIX_CASES: dict[str, Function] = {
+    "linear": lambda w, y: functional.linear(y, w, w[0]),
+    "linear twice": lambda w, y: functional.linear(torch.tanh(functional.linear(y, w)), w),
+    "linear into gelu": lambda w, y: functional.gelu(functional.linear(y, w, w[1])),
+    "matrix product": lambda w, y: torch.sigmoid(y @ w) @ w.t(),
+    "layer norm": lambda w, y: functional.layer_norm(y @ w, (5,), w[0], w[1], 1e-5),
+    "layer norm alone": lambda w, y: functional.layer_norm(y @ w, (5,)),
+}
+
+
+class Module(nn.Module):
+    """A function of a trained tensor and an input y [batch, 4, 5]."""
+
+    def __init__(self, function: Function, shape: tuple[int, ...] = (1, 4, 5)) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.x = nn.Parameter(torch.randn(shape, generator=generator), requires_grad=False)
+        self.function = function
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.function(self.x, y)
+
+
+def captured(module: nn.Module) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return capture(module.eval(), {"y": torch.ones(3, 4, 5)}, {"y": {0: "batch"}})
+
+
+def run(program: Program, feed: dict[str, Any], *, optimise: bool) -> list[Any]:
+    """[output, gradient of sum(output * direction)] on onnxruntime, its own fusions on or off."""
+    builder = Builder()
+    tape = Tape(builder)
+    y = builder.input("y", ("batch", 4, 5))
+    ((_, tensor),) = (item for item in program.tensors.values() if item[0].endswith("x"))
+    shape = tuple(tensor.shape)
+    trained = tape.leaf(builder.input("x", shape), trains=True)
+    names = {name: trained for name, _ in program.tensors.values()}
+    output = translate(program, tape, {"y": y}, names, {})
+    direction = builder.input("direction", output.value.shape)
+    gradient = tape.backward(output, direction)[trained]
+    outputs = {
+        "output": builder.exact(output.value),
+        "gradient": builder.exact(builder.reshape(gradient, shape)),
+    }
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        finish(builder, outputs, {}).SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    return list(session.run(None, feed))
+
+
+@pytest.mark.parametrize("case", [*CASES, *MATRIX_CASES])
+def test_value_and_gradient_are_torchs(case: str) -> None:
+    matrix = case in MATRIX_CASES
+    module = Module(MATRIX_CASES[case], (5, 5)) if matrix else Module(CASES[case])
+    y = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(1))
+    trained = module.x.detach().clone().requires_grad_()
+    expected = module.function(trained, y)
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    (gradient,) = torch.autograd.grad((expected * direction).sum(), trained)
+    feed = {"y": y.numpy(), "x": module.x.numpy(), "direction": direction.numpy()}
+    for optimise in (False, True):
+        found, found_gradient = run(captured(module), feed, optimise=optimise)
+        assert found.shape == tuple(expected.shape)
+        assert relative_error(found, expected.detach().numpy()) < 2e-6
+        assert relative_error(found_gradient, gradient.numpy()) < 5e-6
+
+
+def test_rules_are_named_as_torch_names_operators() -> None:
+    for name in RULES:
+        namespace, operator, overload = name.split(".")
+        assert namespace == "aten"
+        assert hasattr(getattr(torch.ops.aten, operator), overload), name
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x, y: functional.dropout(x + y, 0.5, training=True), "dropout"),
+        (lambda x, y: x + torch.rand_like(y), "random"),
+        (lambda x, y: torch.linalg.inv(x[:, :4, :4]).sum() + y, "no rule"),
+        (lambda x, y: (x + y)[:, 1:3], "slice"),
+        (lambda x, y: (x + y) ** 3, "power"),
+    ],
+)
+def test_what_has_no_exact_rule_is_refused(function: Function, words: str) -> None:
+    module = nn.Sequential()
+    module.add_module("inner", Module(function))
+    wrapped = module_of(module)
+    with pytest.raises(ModelError, match=words) as caught:
+        run(captured(wrapped), {}, optimise=False)
+    assert caught.value.where == "inner"
+    assert caught.value.hint
+
+
+def module_of(inner: nn.Module) -> nn.Module:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = inner
+
+        def forward(self, y: Tensor) -> Tensor:
+            out: Tensor = self.model(y)
+            return out
+
+    return Wrapper()
+
+
+def test_a_fixed_dimension_is_refused() -> None:
+    with pytest.raises(ModelError, match="fixes a dimension"):
+        captured(Module(lambda x, y: x + y.reshape(3, 4, 5)))
+
+
+def test_equal_operations_are_emitted_once() -> None:
+    builder = Builder()
+    x = builder.input("x", ("batch", 4))
+    first, second = builder.unary("Exp", x), builder.unary("Exp", x)
+    assert first == second
+    assert [node.op_type for node in builder.nodes].count("Exp") == 1
+
+
+def test_transposing_back_costs_nothing() -> None:
+    builder = Builder()
+    x = builder.input("x", ("batch", 4, 5))
+    there = builder.permute(x, (0, 2, 1))
+    assert there.shape == ("batch", 5, 4)
+    assert builder.permute(there, (0, 2, 1)) == x
+    assert all(node.op_type == "Shape" for node in builder.nodes)
+
+
+def test_factors_go_into_the_product() -> None:
+    builder = Builder()
+    x, w = builder.input("x", ("batch", 4)), builder.input("w", (3, 4))
+    y = builder.gemm(x.times(3.0), w.times(0.5), transpose_right=True)
+    (node,) = [node for node in builder.nodes if node.op_type == "Gemm"]
+    assert {item.name: item.f or item.i for item in node.attribute} == {"alpha": 1.5, "transB": 1}
+    assert y.scale == 1.0
