@@ -115,15 +115,15 @@ def test_another_configuration_and_no_artifact(
 @pytest.mark.usefixtures("in_process")
 def test_a_sweep(tiny: Tiny, data: Path, tmp_path: Path, capsys: Capture) -> None:
     sweep = ["sweep", tiny["ravan"], "--train", data, "--out", tmp_path / "sweep", *QUICK[:-2]]
-    sweep += ["--local-steps", 20]
-    call = ravan(capsys, *sweep, "--lr", "1e-5,1e-2", "--seeds", "0,1")
+    sweep += ["--local-steps", 30, "--validation", 0.3]
+    call = ravan(capsys, *sweep, "--lr", "1e-5,3e-2", "--seeds", "0,1")
     assert call.code == 0, call.err
     table = [line.split("\t") for line in call.out.splitlines() if "\t" in line]
     assert table[0][:2] == ["lr", "task head lr"]
-    assert [row[0] for row in table[1:]] == ["1e-05", "0.01"]
-    assert table[2][-1] == "chosen"
-    document = ravan(capsys, *sweep, "--lr", "1e-5,1e-2", "--seeds", "0,1", "--json").document
-    assert document["best"]["lr"] == 0.01
+    assert [row[0] for row in table[1:]] == ["1e-05", "0.03"]
+    assert table[2][-1] == "chosen", call.out
+    document = ravan(capsys, *sweep, "--lr", "1e-5,3e-2", "--seeds", "0,1", "--json").document
+    assert document["best"]["lr"] == 0.03
     for rates in ("fast", "1e-3,,1e-2", ""):
         assert ravan(capsys, *sweep, "--lr", rates).code == 2
     assert "--lr" in ravan(capsys, "sweep", "--help").out
