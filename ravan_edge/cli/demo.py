@@ -76,7 +76,8 @@ def demo(
     train, test = _data_files(data)
     artifact = out / "artifact"
     request = SimulationRequest(artifact, train, test, out, DEMO_SETTINGS)
-    if read_summary(out) is None:
+    finished = read_summary(out) is not None
+    if not finished:
         _export(artifact, train)
         say(
             f"\n2/3  Simulating {DEMO_SETTINGS.devices} devices, {DEMO_SETTINGS.rounds} rounds of "
@@ -85,7 +86,7 @@ def demo(
         )
     with RoundDisplay() as display:
         summary = run_simulation(request, workers=workers, on_event=display)
-    if not (out / REPORT_NAME).is_file():
+    if not finished:
         say("\n3/3  Writing the report\n")
     report = report_line(out, "summary.json", REPORT_NAME, write_report)
     if as_json:
@@ -163,7 +164,10 @@ def _outcome(summary: Mapping[str, Any], report: str, out: Path) -> Iterator[str
     """The end of the demo: what came out, and what to type next."""
     initial, final, best = summary["initial"], summary["final"], summary["best"]
     upload, model = summary["upload_bytes_per_update"], summary["model_bytes"]
-    yield f"Accuracy  {initial['accuracy']:.1%} before, {final['accuracy']:.1%} after"
+    text = f"Accuracy  {initial['accuracy']:.1%} before, {final['accuracy']:.1%} after"
+    if best:
+        text += f"; round {best['round']}, the best by validation: {best['accuracy']:.1%}"
+    yield text
     yield (
         f"Bytes     {format_bytes(upload)} up and "
         f"{format_bytes(summary['download_bytes_per_round'])} down for a device in a round; sending "

@@ -214,7 +214,7 @@ def heatmap(
         bars.grid(visible=False)
         bars.set_ylim(len(kept) - 0.5, -0.5)
         bars.set_xlim(0, float(lengths.max()) * 1.02 or 1)
-        _ticks(bars, "x", "count", 2 if cells else 8)
+        _ticks(bars, "x", "count", 3 if cells else 8)
         bars.set_xlabel("rows")
         return as_svg(figure, name, title, caption=caption), len(kept)
 

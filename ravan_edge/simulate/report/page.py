@@ -7,7 +7,8 @@ from functools import cache
 import jinja2
 
 from ravan_edge.simulate.report.facts import RunFacts
-from ravan_edge.simulate.report.sections import ClassSection, DataSection, Learning, RoundSection
+from ravan_edge.simulate.report.rounds import RoundSection
+from ravan_edge.simulate.report.sections import ClassSection, DataSection, Learning
 from ravan_edge.simulate.report.words import (
     as_bytes,
     as_count,
@@ -67,18 +68,20 @@ def render_run(run: RunFacts) -> str:
 def _sentence(run: RunFacts) -> str:
     done = len(run.rounds)
     rounds = f"{as_count(done)} round" + ("" if done == 1 else "s")
+    so_far = ""
     if done < run.planned_rounds:
-        rounds = f"{as_count(done)} of {as_count(run.planned_rounds)} rounds so far"
+        rounds, so_far = f"{as_count(done)} of {as_count(run.planned_rounds)} rounds", " so far"
     trained = {
-        "ravan": "small heads inside a frozen model",
-        "fedit": "low-rank adapters inside a frozen model",
-        "head-only": "the task head of a frozen model",
+        "ravan": "small heads inside a frozen model (ravan)",
+        "fedit": "low-rank adapters inside a frozen model (fedit)",
+        "head-only": "the task head of a frozen model (head-only)",
+        "": "a small part of a frozen model",
     }.get(run.method, shown(run.method))
     classes = f"{as_count(len(run.labels))} classes, " if run.labels else ""
     return (
         f"{classes}{rounds} of {as_count(run.per_round)} "
-        f"device{'' if run.per_round == 1 else 's'}, each training {trained} "
-        f"({shown(run.method)}) on rows that never leave it."
+        f"device{'' if run.per_round == 1 else 's'}{so_far}, each training {trained} "
+        f"on rows that never leave it."
     )
 
 

@@ -49,7 +49,7 @@ def read_run(folder: Path) -> RunFacts:
     labels = tuple(files.partition.labels) if files.partition else ()
     return RunFacts(
         name=folder.resolve().name,
-        method=artifact.method if artifact else "heads",
+        method=artifact.method if artifact else "",
         model=artifact.model if artifact else "The model",
         task=(artifact.task if artifact else None) or "text-classification",
         labels=labels,

@@ -5,7 +5,6 @@ Everything a figure shows stands in a table too, for those who do not see figure
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,14 +14,12 @@ from ravan_edge.simulate.report.facts import (
     ClassFacts,
     DeviceFacts,
     Evaluation,
-    RoundFacts,
     RunFacts,
     Score,
 )
-from ravan_edge.simulate.report.figures import curves, heatmap, stacked_bars
-from ravan_edge.simulate.report.svg import Ink
+from ravan_edge.simulate.report.figures import curves, heatmap
+from ravan_edge.simulate.report.parts import Legend, Part, Row, cut, number_text, thin
 from ravan_edge.simulate.report.words import (
-    OUTCOMES,
     as_bytes,
     as_count,
     as_percent,
@@ -30,30 +27,9 @@ from ravan_edge.simulate.report.words import (
     shown,
 )
 
-__all__ = ["ClassSection", "DataSection", "Learning", "Part", "RoundSection"]
-
-Legend = tuple[tuple[str, str], ...]
-Row = tuple[str, ...]
+__all__ = ["ClassSection", "DataSection", "Learning"]
 
 _WORST = 15
-_MOST_ROWS = 500
-_COLORS = {
-    "merged": (Ink.FIRST, "c1"),
-    "dropped_out": (Ink.FOURTH, "c4"),
-    "late": (Ink.SECOND, "c2"),
-    "bad_numbers": (Ink.BAD, "c5"),
-    "no_data": (Ink.THIRD, "c3"),
-}
-
-
-@dataclass(frozen=True)
-class Part:
-    """A figure with its heading, legend and caption."""
-
-    title: str
-    legend: Legend
-    svg: Markup
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,17 +39,6 @@ class Panel:
     axis: str
     title: str
     parts: tuple[Part, ...]
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _cut(rows: Sequence[Row]) -> tuple[tuple[Row, ...], str]:
-    """At most as many rows as a page should carry, and what to say about the rest."""
-    if len(rows) <= _MOST_ROWS:
-        return tuple(rows), ""
-    return tuple(rows[:_MOST_ROWS]), f" (the first {_MOST_ROWS} of {as_count(len(rows))})"
 
 
 @dataclass(frozen=True)
@@ -110,7 +75,7 @@ class Learning:
             (
                 str(e.round),
                 *(as_percent(s.accuracy) if s else "–" for s in (e.test, e.validation)),
-                *(_number(s.loss) if s else "–" for s in (e.test, e.validation)),
+                *(number_text(s.loss) if s else "–" for s in (e.test, e.validation)),
                 as_bytes(e.sent_bytes),
                 as_seconds(e.seconds),
             )
@@ -120,13 +85,7 @@ class Learning:
             "after round", "test accuracy", "validation accuracy", "test loss", "validation loss",
             "bytes sent", "simulated time",
         )  # fmt: skip
-        return cls(lead, panels, columns, _thin(rows))
-
-
-def _thin(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Evenly chosen rows, the last one always among them."""
-    step = -(-len(rows) // _MOST_ROWS)
-    return tuple(rows[(len(rows) - 1) % step :: step])
+        return cls(lead, panels, columns, thin(rows))
 
 
 def _curve_parts(
@@ -215,7 +174,7 @@ class ClassSection:
         has_before = any(c.before is not None for c in known)
         legend: Legend = (("c1", "accuracy after the last round"),)
         legend += (("tick", "before"),) if has_before else ()
-        rows, rest = _cut([_class_row(c) for c in ranked])
+        rows, rest = cut([_class_row(c) for c in ranked])
         return cls(
             lead=lead,
             legend=legend,
@@ -274,7 +233,7 @@ class DataSection:
         if drawn < len(devices):
             caption += f" {drawn} of {as_count(len(devices))} devices, evenly chosen."
         budgets = any(d.heads is not None for d in devices)
-        rows, rest = _cut([_device_row(d, run.labels, budgets) for d in devices])
+        rows, rest = cut([_device_row(d, run.labels, budgets) for d in devices])
         return cls(
             lead=lead,
             heatmap=image,
@@ -309,147 +268,3 @@ def _device_row(device: DeviceFacts, labels: Sequence[str], budgets: bool) -> Ro
         as_seconds(device.seconds),
         names or "–",
     )
-
-
-@dataclass(frozen=True)
-class RoundSection:
-    """Bytes, time and participation."""
-
-    lead: str
-    parts: tuple[Part, ...]
-    part_lead: str
-    participation: Part
-    outcomes: tuple[tuple[str, str, int, float], ...]
-    columns: Row
-    rows: tuple[Row, ...]
-    summary: str
-
-    @classmethod
-    def of(cls, run: RunFacts) -> RoundSection | None:
-        """The section; None before the first round."""
-        rounds = run.rounds
-        if not rounds:
-            return None
-        total = sum((Counter(r.outcomes) for r in rounds), Counter[str]())
-        asked = sum(total.values())
-        known = [name for name in OUTCOMES if total[name]]
-        known += sorted(name for name in total if total[name] and name not in OUTCOMES)
-        took_part = sum(any(d.outcomes.values()) for d in run.devices)
-        lead = (
-            f"{as_bytes(run.sent_bytes)} crossed the network in {as_seconds(run.simulated_seconds)} of "
-            "simulated time. Each device fetches the base when it takes part for the first time, "
-            "and only heads from then on. A round ends with its last update, or at "
-            "the deadline where one is set and a device is missing."
-        )
-        part_lead = (
-            f"{as_count(took_part)} of {as_count(len(run.devices))} devices were asked at least "
-            f"once, {as_percent(total['merged'] / max(1, asked))} of the work was merged."
-        )
-        rows = [_round_row(r) for r in rounds]
-        thinned = _thin(rows)
-        every = "" if len(thinned) == len(rows) else f" ({len(thinned)} of {as_count(len(rows))})"
-        return cls(
-            lead=lead,
-            parts=(_bytes_part(rounds), _time_part(rounds)),
-            part_lead=part_lead,
-            participation=_participation(rounds, known),
-            outcomes=tuple(
-                (*OUTCOMES.get(name, (shown(name), "")), total[name], total[name] / max(1, asked))
-                for name in known
-            ),
-            columns=(
-                "round",
-                "download",
-                "upload",
-                "time",
-                "slowest device",
-                "merged",
-                "not merged",
-                "training loss",
-            ),
-            rows=thinned,
-            summary=f"All rounds as a table{every}",
-        )
-
-
-def _round_row(facts: RoundFacts) -> Row:
-    lost = [
-        f"{times} {OUTCOMES.get(name, (shown(name),))[0]}"
-        for name, times in facts.outcomes.items()
-        if times and name != "merged"
-    ]
-    return (
-        str(facts.round),
-        as_bytes(facts.download_bytes),
-        as_bytes(facts.upload_bytes),
-        as_seconds(facts.seconds),
-        "–" if facts.slowest_device is None else str(facts.slowest_device),
-        str(facts.outcomes.get("merged", 0)),
-        ", ".join(lost) or "0",
-        _number(facts.train_loss),
-    )
-
-
-def _mean_note(size: int) -> str:
-    return f" Each bar is the mean of {size} rounds." if size > 1 else ""
-
-
-def _bytes_part(rounds: Sequence[RoundFacts]) -> Part:
-    layers = [
-        ("download", Ink.FIRST, [float(r.download_bytes) for r in rounds]),
-        ("upload", Ink.SECOND, [float(r.upload_bytes) for r in rounds]),
-    ]
-    svg, size = stacked_bars(
-        "bytes", "Bytes by round", [r.round for r in rounds], layers, unit="bytes"
-    )
-    legend: Legend = (("c1", "download, all devices"), ("c2", "upload, all devices"))
-    caption = (
-        f"{as_bytes(sum(layers[0][2]))} down and {as_bytes(sum(layers[1][2]))} up in all."
-        + _mean_note(size)
-    )
-    return Part("Bytes by round", legend, svg, caption)
-
-
-def _time_part(rounds: Sequence[RoundFacts]) -> Part:
-    names = [r.round for r in rounds]
-    if all(r.slowest is None for r in rounds):
-        layers = [("time", Ink.FIRST, [r.seconds for r in rounds])]
-        legend: Legend = (("c1", "simulated time"),)
-    else:
-        slowest = [r.slowest or (0.0, 0.0, 0.0) for r in rounds]
-        layers = [
-            ("download", Ink.FIRST, [s[0] for s in slowest]),
-            ("training", Ink.THIRD, [s[1] for s in slowest]),
-            ("upload", Ink.SECOND, [s[2] for s in slowest]),
-        ]
-        legend = (("c1", "download"), ("c3", "training"), ("c2", "upload"))
-        waiting = [max(0.0, r.seconds - sum(s)) for r, s in zip(rounds, slowest, strict=True)]
-        if sum(waiting) > 1e-6 * sum(r.seconds for r in rounds):
-            layers.append(("waiting", Ink.FOURTH, waiting))
-            legend += (("c4", "waiting for the deadline"),)
-    svg, size = stacked_bars("time", "Simulated time by round", names, layers, unit="seconds")
-    times = sorted(r.seconds for r in rounds)
-    caption = (
-        f"The slowest merged device of each round. Middle round {as_seconds(times[len(times) // 2])}, "
-        f"longest {as_seconds(times[-1])}." + _mean_note(size)
-    )
-    return Part("Time of the slowest device", legend, svg, caption)
-
-
-def _participation(rounds: Sequence[RoundFacts], known: Sequence[str]) -> Part:
-    layers = [
-        (
-            OUTCOMES.get(name, (name,))[0],
-            _COLORS.get(name, (Ink.THIRD, "c3"))[0],
-            [float(r.outcomes.get(name, 0)) for r in rounds],
-        )
-        for name in known
-    ]
-    svg, size = stacked_bars(
-        "participation", "Devices by round", [r.round for r in rounds], layers, unit="count"
-    )
-    legend = tuple(
-        (_COLORS.get(name, (Ink.THIRD, "c3"))[1], OUTCOMES.get(name, (shown(name),))[0])
-        for name in known
-    )
-    return Part("Devices by round", legend, svg, _mean_note(size))
