@@ -28,8 +28,9 @@ class RuntimeSettings:
     Attributes:
         threads: Threads inside one step.
         arena: Keep freed memory for the next step (faster) instead of returning it.
-        prepack: Let the runtime copy frozen matrices into its own layout: a little faster in large batches, but each
-            process then holds the base in anonymous memory instead of sharing the mapped file.
+        prepack: Let the runtime copy frozen matrices into its own layout: a little faster in large
+            batches, but each process then holds the base in anonymous memory instead of sharing the
+            mapped file.
         bfloat16_products: On ARM, allow products in bfloat16 (faster, not exact). Elsewhere nothing.
     """
 
