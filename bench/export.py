@@ -3,7 +3,8 @@
     python -m bench.export [--json] [--blocks 5]
 
 Each block is a fresh process that imports what export needs, says so, and then exports. Time is of the
-export alone, without the imports; the memory is anonymous memory and swap of that process, sampled from outside.
+export alone, without the imports; the memory is anonymous memory and swap of that process, sampled
+from outside.
 Targets on 2 cores: at most 60 s, at most 4 times the model.
 """
 
