@@ -301,7 +301,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert core <= edge, "the core asks for nothing it does not use"
     assert edge <= declared("onnxruntime", "simulate", "demo")
     assert third_parties(EXPORT) <= declared("export")
-    own = declared("export") - declared("onnxruntime", "parquet")
+    # optimum 2.3 imports requests without declaring it, so we declare it in its place.
+    own = declared("export") - declared("onnxruntime", "parquet") - {"requests"}
     assert own <= third_parties(EXPORT)
     assert third_parties(ROOT / "tests") | third_parties(ROOT / "bench") <= declared("dev")
 
