@@ -21,10 +21,13 @@ from ravan_edge.simulate import (
     SimulationRequest,
     SimulationSettings,
     Stage,
+    engine,
     simulate,
+    worker,
 )
 from ravan_edge.training import evaluate, local_round
 from tests.simulate.conftest import RequestFor
+from tests.simulate.in_process import InProcessPool
 from tests.simulate.same_run import comparable, metrics
 
 UNEVEN: dict[str, Any] = {
@@ -239,6 +242,33 @@ def test_late_and_lost_devices_are_left_out(request_for: RequestFor) -> None:
     budgets = json.loads((request.out / "partition.json").read_text("utf-8"))["heads"]
     assert sorted(budgets) == [1, 1, 3, 3, 3, 3, 4, 4]
     assert all(line["heads"] == budgets[line["device"]] for line in devices)
+
+
+def test_a_device_whose_numbers_go_bad_is_left_out_and_the_round_goes_on(
+    request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "WorkerPool", InProcessPool)
+    real = worker.local_round
+
+    def spoiled(*arguments: Any, device: int, **named: Any) -> Any:
+        result = real(*arguments, device=device, **named)
+        if device == 2:  # the gradient of one device is NaN
+            raise NumericsError("the gradient holds NaN", hint="lower the learning rate")
+        if device == 5:  # what another one uploads is beyond what a merge takes
+            return dataclasses.replace(result, difference=result.difference + np.float32(1e6))
+        return result
+
+    monkeypatch.setattr(worker, "local_round", spoiled)
+    request = request_for(per_round=8, rounds=2)
+    summary = simulate(request, workers=1)
+    devices = metrics(request.out, "device")
+    bad = {line["device"]: line for line in devices if line["status"] == "bad_numbers"}
+    assert bad.keys() == {2, 5}
+    assert "the gradient holds NaN" in bad[2]["error"]
+    assert "expected numbers below 64" in bad[5]["error"]
+    assert all(line["merged"] == 6 for line in metrics(request.out, "round"))
+    assert summary["devices"]["bad_numbers"] == 4
+    assert summary["rounds"] == 2
 
 
 def test_a_diverging_rate_is_said_and_stays_said(request_for: RequestFor) -> None:
