@@ -34,7 +34,7 @@ RATES: Mapping[str, Rates] = {
 
 SWEEP: Mapping[str, tuple[str, str]] = {
     "ravan": ("5e-3,1e-2", "1e-3,3e-3"),
-    "head-only": ("1e-3,1e-2,1e-1", "1e-3,1e-2,1e-1"),
+    "head-only": ("1e-3", "1e-3,3e-3,1e-2,3e-2,5e-2"),
     "fedit": ("1.5e-3,5e-3", "1e-3"),
 }
 _SWEEP_ROUNDS = 8
