@@ -41,6 +41,11 @@ def _open_session(artifact: Artifact, role: str, settings: RuntimeSettings) -> A
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = settings.arena
+    # A memory pattern is one block per batch shape, held beside the arena's chunks of the first step:
+    # it doubled MiniLM's peak (8 x 128: 434 MB, 222 without) and saved no time.
+    options.enable_mem_pattern = False
+    # Reaches what only the forward pass needs before the backward pass begins: 190 MB of those 222.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(artifact.base_folder)
     )
