@@ -53,8 +53,8 @@ class PeakSampler:
     """Watches processes from a small process of its own.
 
     >>> with PeakSampler([os.getpid()]) as sampler:
-    ...     content = bytearray(b"x" * 10_000_000)
-    ...     sampler.peak(os.getpid()).above_idle_bytes > 5_000_000
+    ...     content = bytearray(b"x") * 40_000_000
+    ...     sampler.peak(os.getpid()).above_idle_bytes > 20_000_000
     True
 
     Args:

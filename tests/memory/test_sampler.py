@@ -135,8 +135,9 @@ def test_an_outside_process_that_died_is_said() -> None:
 
 def test_the_memory_of_this_process() -> None:
     before = current_anonymous_bytes()
-    block = bytearray(b"x") * (20 * MB)
-    assert current_anonymous_bytes() - before > 15 * MB
+    # Blocks above 32 MiB are always fresh pages: smaller ones may come from memory freed earlier.
+    block = bytearray(b"x") * (40 * MB)
+    assert current_anonymous_bytes() - before > 20 * MB
     del block
     peak = cgroup_peak_bytes()
     assert peak is None or peak > 0
