@@ -39,7 +39,7 @@ class HeadBudgets:
         permutation(devices) of purpose 5.
 
         >>> parse_head_budgets("1:0.5,4:0.5").deal(6, seed=0).tolist()
-        [4, 1, 1, 4, 1, 4]
+        [4, 1, 4, 1, 1, 4]
         """
         exact = np.array([share * devices for _, share in self.shares])
         # 0.29 * 100 is 28.999...: a hair below a whole number is that number
