@@ -93,6 +93,7 @@ def test_on_a_terminal_a_bar_shows_how_far_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb terminal, as in CI, a bar is rightly silent
     with Reporter().bar("training", "steps") as bar:
         bar(1, 2, "loss 3.1")
     out, err = capsys.readouterr()
