@@ -49,6 +49,12 @@ def feature_set(twin: Twin, data: TokenisedDataset, pad_id: int) -> FeatureSet:
     return FeatureSet(found, torch.from_numpy(data.labels.astype(np.int64)))
 
 
+def perturbed(rows: FeatureSet, amount: float) -> FeatureSet:
+    """The same rows with every feature off by a normal relative error of that size."""
+    noise = torch.randn(rows.features.shape, generator=torch.Generator().manual_seed(5))
+    return FeatureSet(rows.features * (1 + amount * noise), rows.labels) if amount else rows
+
+
 def federate_head(
     heads: State,
     rows: FeatureSet,
@@ -99,7 +105,12 @@ def accuracy(state: State, rows: FeatureSet, chosen: NDArray[np.int64] | None) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Every learning rate with every seed; one JSON document."""
-    options = parser("bench.head_twin", __doc__, lr=str, seed=str).parse_args(arguments)
+    takes = parser("bench.head_twin", __doc__, lr=str, seed=str)
+    takes.add_argument(
+        "--perturb", type=float, default=0.0,
+        help="change features by this relative amount, to see how far rounding alone can lead",
+    )  # fmt: skip
+    options = takes.parse_args(arguments)
     torch.set_num_threads(options.threads)
     sets: tuple[FeatureSet, FeatureSet] | None = None
     found = []
@@ -109,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train = feature_set(made.twin, made.choices.train, made.pad_id)
             same = made.test is made.choices.train
             sets = train, train if same else feature_set(made.twin, made.test, made.pad_id)
+            sets = perturbed(sets[0], options.perturb), perturbed(sets[1], options.perturb)
         for lr in map(float, options.lr.split(",")):
             versions = federate_head(
                 made.heads,
