@@ -1,7 +1,7 @@
 """How good: Ravan, head-only and FedIT by ``ravan simulate``, with plain torch beside them.
 
     python -m bench.federated [--data banking77] [--seeds 0,1,2] [--json]
-    python -m bench.federated --train FILE --test FILE --max-length 128 --rounds 20 --seeds 0
+    python -m bench.federated --train FILE --test FILE --max-length 128 --rounds 20 --seeds 0 [--skip-empty]
     python -m bench.federated sweep [--sides head-only]       learning rates, on validation rows
 
 All sides see the same partition, cohorts and batches; each run is a process of its own. A finished
@@ -143,6 +143,7 @@ def _job(options: argparse.Namespace) -> Job:
             "validation": 0.0,
             "evaluate_every": options.evaluate_every,
             "threads": options.threads,
+            **({"skip_empty": True} if options.skip_empty else {}),
         },
     )
 
@@ -209,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default="banking77", help="a set that ships with the kit")
     parser.add_argument("--train", type=Path, help="another training file")
     parser.add_argument("--test", type=Path, help="its test file")
+    parser.add_argument("--skip-empty", action="store_true", help="leave out rows without text")
     parser.add_argument("--model", help="a sentence-transformers folder; default MiniLM-L6")
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--seeds", default="0,1,2")

@@ -207,7 +207,9 @@ def _test_scores(metrics: Path) -> list[tuple[int, float]]:
 def _flags(options: Mapping[str, int | float | str]) -> list[str]:
     flags = []
     for name, value in options.items():
-        flags += [f"--{name.replace('_', '-')}", str(value)]
+        flags.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            flags.append(str(value))
     return flags
 
 

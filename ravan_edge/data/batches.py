@@ -81,8 +81,10 @@ def collate(
 def split_micro_batches(batch: Batch, rows_per_micro_batch: int) -> Iterator[Batch]:
     """A batch in pieces of at most so many rows, each cut to its own longest row.
 
-    Losses and gradients of the pieces are sums, so they add up to those of the whole. Without an
-    attention mask padding cannot be told from text: the pieces then keep the length.
+    Losses and gradients of the pieces are sums, so they add up to those of the whole, in whatever
+    order the rows come: longest rows first (equal ones as they were), so that neighbours are alike
+    and little is padding, and the first piece is the one that needs most memory. Without an
+    attention mask padding cannot be told from text: the pieces then keep order and length.
 
     Raises:
         ValueError: ``rows_per_micro_batch`` is below 1.
@@ -93,13 +95,17 @@ def split_micro_batches(batch: Batch, rows_per_micro_batch: int) -> Iterator[Bat
 
 
 def _pieces(batch: Batch, rows_per_micro_batch: int) -> Iterator[Batch]:
+    order = np.arange(batch.rows)
+    lengths = np.full(batch.rows, max(array.shape[1] for array in batch.inputs.values()))
+    mask = batch.inputs.get("attention_mask")
+    if mask is not None:
+        # Up to the last token; a graph takes no empty rows, so all padding counts as one.
+        lengths = np.maximum(mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1), 1)
+        lengths[~mask.any(axis=1)] = 1
+        order = np.argsort(-lengths, kind="stable")
     for begin in range(0, batch.rows, rows_per_micro_batch):
-        rows = slice(begin, begin + rows_per_micro_batch)
-        mask = batch.inputs.get("attention_mask")
-        length = None
-        if mask is not None:
-            used = np.flatnonzero(mask[rows].any(axis=0))
-            length = int(used[-1]) + 1 if used.size else 1  # a graph takes no empty rows
+        rows = order[begin : begin + rows_per_micro_batch]
+        length = lengths[rows[0]]
         arrays = {
             name: np.ascontiguousarray(array[rows, :length]) for name, array in batch.inputs.items()
         }

@@ -54,8 +54,8 @@ def test_collate_pads_to_the_longest_row(rows: list[list[int]], data: st.DataObj
 @given(rows=token_rows, size=st.integers(1, 14))
 def test_micro_batches_are_the_batch_in_pieces(rows: list[list[int]], size: int) -> None:
     dataset = dataset_of(rows, list(range(len(rows))))
-    order = np.arange(len(rows))
-    pieces = list(split_micro_batches(collate(dataset, order, 0), size))
+    order = np.array(sorted(range(len(rows)), key=lambda row: -len(rows[row])))
+    pieces = list(split_micro_batches(collate(dataset, np.arange(len(rows)), 0), size))
     assert len(pieces) == -(-len(rows) // size)
     for number, piece in enumerate(pieces):
         expected = collate(dataset, order[number * size : (number + 1) * size], 0)
