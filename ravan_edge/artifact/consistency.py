@@ -6,8 +6,10 @@ manifest refuses on the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
+
+from ravan_edge.artifact.signature import SIGNATURES
 
 if TYPE_CHECKING:
     from ravan_edge.artifact.manifest import Basis, GraphTensor, Manifest, Plan, TensorEntry
@@ -52,13 +54,43 @@ def _names(manifest: Manifest) -> Iterator[str]:
     ):
         if len(set(names)) != len(names):
             yield f"a {kind} is listed twice"
-    if manifest.text is None:  # the tasks of version 1 all read text
-        yield f"task {manifest.task} needs text"
-    elif "input_ids" not in manifest.text.inputs:
-        yield "text.inputs must name input_ids"
+    yield from _reading(manifest)
+    signature = SIGNATURES[manifest.task]
+    if signature.label_map and len(manifest.labels) < 2:
+        yield f"task {manifest.task} needs at least two labels, found {len(manifest.labels)}"
+    if not signature.label_map and manifest.labels:
+        yield f"task {manifest.task} has no labels, found {len(manifest.labels)}"
     for label in manifest.labels:
         if len(label.encode()) > 1000:
             yield f"label {label[:40]!r} is longer than 1000 bytes"
+
+
+_TEXT_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "masked-lm": ("mask_id", "vocabulary"),
+    "causal-lm": ("end_id",),
+    "seq2seq": ("end_id", "decoder_start_id"),
+}
+
+
+def _reading(manifest: Manifest) -> Iterator[str]:
+    """How data become inputs, against the task."""
+    signature = SIGNATURES[manifest.task]
+    for kind, found in (("text", manifest.text), ("image", manifest.image)):
+        if (found is not None) != (kind == signature.reads):
+            needs = "needs" if found is None else "does not read"
+            yield f"task {manifest.task} {needs} {kind}"
+        elif found is not None:
+            named = set(found.inputs)
+            for name in sorted(named - signature.inputs):
+                yield f"{kind}.inputs names {name!r}, which task {manifest.task} does not have"
+            for name in sorted(signature.required - named):
+                yield f"{kind}.inputs must name {name}"
+    for key in _TEXT_NEEDS.get(manifest.task, ()):
+        if manifest.text is not None and getattr(manifest.text, key) is None:
+            yield f"task {manifest.task} needs text.{key}"
+    image = manifest.image
+    if image is not None and not len(image.mean) == len(image.std) == image.channels:
+        yield f"image: mean and std need {image.channels} numbers each"
 
 
 def _settings(manifest: Manifest) -> Iterator[str]:
@@ -150,16 +182,17 @@ def _trainable_inputs(manifest: Manifest) -> dict[str, Shape]:
 
 def _whole_inputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
     found = {tensor.name: tensor for tensor in plan.inputs}
-    for name in ("labels", *(manifest.text.inputs if manifest.text is not None else ())):
+    for name in ("labels", *manifest.batch_inputs):
+        dtype, fixed = _batch_input(manifest, name)
         tensor = found.pop(name, None)
-        dimensions = 1 if name == "labels" else 2
         if (
             tensor is None
-            or tensor.dtype != "int64"
-            or len(tensor.shape) != dimensions
-            or not all(isinstance(dimension, str) for dimension in tensor.shape)
+            or tensor.dtype != dtype
+            or len(tensor.shape) != len(fixed)
+            or not all(map(_fits, tensor.shape, fixed))
         ):
-            yield f"plan 'whole': input {name!r} is not int64 with {dimensions} named dimensions"
+            sizes = ", ".join("a name" if size is None else str(size) for size in fixed)
+            yield f"plan 'whole': input {name!r} is not {dtype} [{sizes}]"
     named = {entry.name for entry in manifest.tensors}
     fed = _trainable_inputs(manifest) | {basis.name: basis.shape for basis in manifest.bases}
     rows: dict[str, set[object]] = {}
@@ -175,6 +208,20 @@ def _whole_inputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
         yield f"plan 'whole': input {name!r} is neither of the batch nor trainable nor a basis"
 
 
+def _batch_input(manifest: Manifest, name: str) -> tuple[str, tuple[int | None, ...]]:
+    """Element type and shape of a batch input; None: a dimension that is dynamic."""
+    if name == "labels":
+        return "int64", (None,) * SIGNATURES[manifest.task].label_axes
+    if name == "pixel_values" and manifest.image is not None:
+        image = manifest.image
+        return "float32", (None, image.channels, image.height, image.width)
+    return "int64", (None, None)
+
+
+def _fits(found: int | str, expected: int | None) -> bool:
+    return isinstance(found, str) if expected is None else found == expected
+
+
 def _whole_outputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
     trainable = _trainable_inputs(manifest)
     named = {entry.name for entry in manifest.tensors}
@@ -188,15 +235,17 @@ def _whole_outputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
             for name, shape in trainable.items():
                 output = found.pop(f"grad.{name}", None)
                 yield from _fed("output", f"grad.{name}", output, shape, per_head=name not in named)
-        else:
+        elif (axes := SIGNATURES[manifest.task].logits_axes) is not None:
             logits = found.pop("logits", None)
             if (
                 logits is None
                 or logits.dtype != "float32"
-                or logits.shape[1:] != (len(manifest.labels),)
-                or not isinstance(logits.shape[0], str)
+                or len(logits.shape) != axes
+                or logits.shape[-1] != len(manifest.labels)
+                or not all(isinstance(size, str) for size in logits.shape[:-1])
             ):
-                yield f"plan 'whole': logits is not float32 [batch, {len(manifest.labels)}]"
+                names = ", ".join(["batch", "length"][: axes - 1])
+                yield f"plan 'whole': logits is not float32 [{names}, {len(manifest.labels)}]"
         yield from _metrics(role, found.values())
 
 

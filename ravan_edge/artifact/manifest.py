@@ -22,12 +22,15 @@ __all__ = [
     "ConformanceCase",
     "FileEntry",
     "GraphTensor",
+    "ImageSettings",
     "Layer",
     "Manifest",
     "MethodSettings",
     "ModelInfo",
     "Plan",
+    "PromptFormat",
     "Role",
+    "Task",
     "TensorEntry",
     "TextSettings",
     "check_path",
@@ -42,6 +45,9 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 Dimension = Annotated[int, Field(ge=1, le=1 << 40)]
 TensorName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
 ShortText = Annotated[str, Field(max_length=1000)]
+PromptText = Annotated[str, Field(max_length=10_000)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Positive = Annotated[float, Field(gt=0, strict=False)]
 
 
 def check_path(path: str) -> str:
@@ -76,6 +82,16 @@ JsonRole = Annotated[Role, Field(strict=False)]
 JsonShape = Annotated[tuple[Dimension, ...], Field(strict=False, max_length=8)]
 Names = Annotated[tuple[TensorName, ...], Field(strict=False)]
 Texts = Annotated[tuple[ShortText, ...], Field(strict=False)]
+
+
+Task = Literal[
+    "text-classification",
+    "token-classification",
+    "masked-lm",
+    "causal-lm",
+    "seq2seq",
+    "image-classification",
+]
 
 
 class ModelInfo(_Frozen):
@@ -138,18 +154,51 @@ class Basis(_Frozen):
     source: None = None  # reserved for {generator, seed}; a reader that cannot make it refuses
 
 
+class PromptFormat(_Frozen):
+    """What stands before a prompt, between prompt and answer, and behind the answer, as text."""
+
+    before: PromptText
+    between: PromptText
+    after: PromptText
+
+
 class TextSettings(_Frozen):
-    """How texts become token ids."""
+    """How texts become token ids; what a task does not need is null."""
 
     tokenizer: str
     max_length: Dimension
-    pad_id: Annotated[int, Field(ge=0)]
+    pad_id: TokenId
     inputs: Names = ("input_ids", "attention_mask")
+    mask_id: TokenId | None = None
+    end_id: TokenId | None = None
+    decoder_start_id: TokenId | None = None
+    special_ids: Annotated[tuple[TokenId, ...], Field(strict=False, max_length=65_536)] = ()
+    vocabulary: Dimension | None = None
+    prompt: PromptFormat | None = None
 
     @field_validator("tokenizer")
     @classmethod
     def _plain_path(cls, path: str) -> str:
         return check_path(path)
+
+
+class ImageSettings(_Frozen):
+    """How images become ``pixel_values`` [batch, channels, height, width].
+
+    An image is made RGB, resized (``resize``: nothing; the shorter edge; or height and width), cut
+    to height x width around its middle, and each value becomes (value * rescale - mean) / std.
+    """
+
+    height: Dimension
+    width: Dimension
+    channels: Annotated[int, Field(ge=1, le=4)]
+    resize: Annotated[tuple[Dimension, ...], Field(strict=False, max_length=2)]
+    resample: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+    rescale: Annotated[float, Field(gt=0, strict=False)]
+    mean: Annotated[tuple[float, ...], Field(strict=False, max_length=4)]
+    std: Annotated[tuple[Positive, ...], Field(strict=False, max_length=4)]
+    tokens: Dimension
+    inputs: Names = ("pixel_values",)
 
 
 class GraphTensor(_Frozen):
@@ -203,16 +252,17 @@ class Manifest(_Frozen):
     # Not Literal[1], which True and 1.0 equal.
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)]
     model: ModelInfo
-    task: Literal["text-classification"]
+    task: Task
     labels: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...],
-        Field(strict=False, min_length=2, max_length=100_000),
+        Field(strict=False, max_length=100_000),
     ]
     method: MethodSettings
     layers: Annotated[tuple[Layer, ...], Field(strict=False, max_length=16_384)]
     tensors: Annotated[tuple[TensorEntry, ...], Field(strict=False, min_length=1, max_length=4096)]
     bases: Annotated[tuple[Basis, ...], Field(strict=False, max_length=32_768)]
     text: TextSettings | None
+    image: ImageSettings | None = None
     plans: Annotated[dict[str, Plan], Field(min_length=1, max_length=16)]
     files: Annotated[dict[str, FileEntry], Field(max_length=1024)]
     conformance: Conformance | None
@@ -233,6 +283,12 @@ class Manifest(_Frozen):
         for contradiction in contradictions(self):
             raise ValueError(contradiction)
         return self
+
+    @property
+    def batch_inputs(self) -> tuple[str, ...]:
+        """Batch inputs that graphs take, without ``labels``."""
+        reads = self.image if self.image is not None else self.text
+        return () if reads is None else reads.inputs
 
     def to_bytes(self) -> bytes:
         """The file's bytes: sorted keys, indent 2, final newline."""

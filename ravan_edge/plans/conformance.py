@@ -92,8 +92,7 @@ def check_conformance(artifact: Artifact, step: Step) -> tuple[Conformance, list
 def _run(
     case: str, tensors: Mapping[str, NDArray[Any]], artifact: Artifact, step: Step
 ) -> CaseResult:
-    text = artifact.manifest.text
-    names = (*(text.inputs if text is not None else ()), "labels")
+    names = (*artifact.manifest.batch_inputs, "labels")
     batch = {name: tensors[f"{case}.{name}"] for name in names}
     method = method_for(artifact.manifest)
     layout = method.layout

@@ -1,0 +1,59 @@
+"""What the graphs of each task take and give beside the trainables (docs/artifact.md, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["SIGNATURES", "Signature"]
+
+TEXT_INPUTS = frozenset({"input_ids", "attention_mask"})
+DECODER_INPUTS = frozenset({"decoder_input_ids", "decoder_attention_mask"})
+IMAGE_INPUTS = frozenset({"pixel_values"})
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The batch of one task.
+
+    Args:
+        reads: Which object of the manifest says how data become inputs.
+        inputs: Inputs that graphs may take.
+        required: Those they always take.
+        label_axes: Dimensions of ``labels``: 1 for [batch], 2 for [batch, length].
+        logits_axes: Dimensions of the evaluation's ``logits``, the last of which counts the label
+            map; None: it gives none (a row for each token of a vocabulary would not fit a device).
+    """
+
+    reads: Literal["text", "image"]
+    inputs: frozenset[str]
+    required: frozenset[str]
+    label_axes: int
+    logits_axes: int | None
+
+    @property
+    def label_map(self) -> bool:
+        """Whether the task chooses among named labels."""
+        return self.logits_axes is not None
+
+
+def _text(label_axes: int, logits_axes: int | None) -> Signature:
+    return Signature("text", TEXT_INPUTS, frozenset({"input_ids"}), label_axes, logits_axes)
+
+
+SIGNATURES: Mapping[str, Signature] = {
+    "text-classification": _text(1, 2),
+    "token-classification": _text(2, 3),
+    "masked-lm": _text(2, None),
+    "causal-lm": _text(2, None),
+    "seq2seq": Signature(
+        "text",
+        TEXT_INPUTS | DECODER_INPUTS,
+        frozenset({"input_ids", "decoder_input_ids"}),
+        2,
+        None,
+    ),
+    "image-classification": Signature("image", IMAGE_INPUTS, IMAGE_INPUTS, 1, 2),
+}
+"""By task, as the manifest names it."""
