@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +52,7 @@ def evaluate(
     reporter = Reporter()
     with opened(artifact, running) as kit:
         vector, version = kit.heads(heads)
-        _, dataset = kit.dataset(data, reading, reporter)
+        dataset = kit.load(data, reading, reporter).dataset
         began = time.perf_counter()
         with reporter.bar("evaluating") as bar:
             scores = score(
@@ -61,13 +62,11 @@ def evaluate(
                 dataset,
                 np.arange(len(dataset), dtype=np.int64),
                 batch_size=batch_size,
-                pad_id=kit.text.pad_id,
-                inputs=kit.text.inputs,
                 confusion=confusion,
                 on_rows=lambda done, total: bar(done, total, ""),
             )
         seconds = time.perf_counter() - began
-        labels = kit.labels
+        labels, task = kit.labels, kit.task
     classes = [
         {"label": label, "correct": int(correct), "count": int(total)}
         for label, correct, total in zip(
@@ -83,12 +82,16 @@ def evaluate(
             "seconds": round(seconds, 3),
             "classes": classes,
         }
+        if task.perplexity:
+            document["perplexity"] = math.exp(scores.loss)
         if scores.confusion is not None:
             document["confusion"] = scores.confusion.tolist()
         print_json(document)
         return
-    typer.echo(f"accuracy  {scores.accuracy:.2%}  ({scores.count:,} rows)")
+    typer.echo(f"accuracy  {scores.accuracy:.2%}  ({scores.count:,} {task.counted})")
     typer.echo(f"loss      {scores.loss:.4f}")
+    if task.perplexity:
+        typer.echo(f"perplexity {math.exp(scores.loss):.2f}")
     worst = sorted(
         (int(total - correct), label)
         for label, correct, total in zip(

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ravan_edge.artifact.heads import heads_version, read_heads
-from ravan_edge.artifact.manifest import TextSettings
 from ravan_edge.artifact.opening import Artifact, open_artifact
 from ravan_edge.cli.common import DataSettings, PlanSettings, Reporter
-from ravan_edge.data import Rows, TokenisedDataset, read_rows, tokenise
-from ravan_edge.errors import ArtifactError
 from ravan_edge.methods import Method, Vector, method_for
 from ravan_edge.plans import Step, open_step
+from ravan_edge.tasks import DataSource, LoadedData, Task, task_for
 
 __all__ = ["Opened", "opened"]
 
@@ -27,15 +25,13 @@ class Opened:
         artifact: Checked and mapped.
         method: What trains.
         step: The plan.
-        text: How its texts become token ids.
-        tokenizer: The tokenizer's file.
+        task: What its data are.
     """
 
     artifact: Artifact
     method: Method
     step: Step
-    text: TextSettings
-    tokenizer: Path
+    task: Task
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -59,32 +55,27 @@ class Opened:
         return self.method.layout.pack(tensors), heads_version(path, self.artifact)
 
     def length(self, wanted: int) -> int:
-        """The most tokens of a text: what is wanted, but no more than the model can take."""
-        return min(wanted, self.text.max_length)
+        """The most tokens of a row: what is wanted, but no more than the model can take."""
+        text = self.artifact.manifest.text
+        return wanted if text is None else min(wanted, text.max_length)
 
-    def dataset(
-        self, path: Path, settings: DataSettings, reporter: Reporter
-    ) -> tuple[Rows, TokenisedDataset]:
-        """The rows of a labelled data file, and their token ids (cached).
+    def load(self, path: Path, settings: DataSettings, reporter: Reporter) -> LoadedData:
+        """The rows of a labelled data file (cached).
 
         Raises:
             DataError: The file is refused, or not there.
         """
-        rows = read_rows(
+        source = DataSource(
             path,
             text_column=settings.text_column,
             label_column=settings.label_column,
             skip_empty=settings.skip_empty,
+            max_length=self.length(settings.max_length),
         )
-        with reporter.bar("tokenising") as bar:
-            dataset = tokenise(
-                rows,
-                self.tokenizer,
-                max_length=self.length(settings.max_length),
-                label_names=self.labels,
-                progress=lambda done, total: bar(done, total, ""),
+        with reporter.bar("reading") as bar:
+            return self.task.load(
+                self.artifact, source, on_rows=lambda done, total: bar(done, total, "")
             )
-        return rows, dataset
 
 
 @contextmanager
@@ -92,14 +83,10 @@ def opened(folder: Path, plan: PlanSettings) -> Iterator[Opened]:
     """Open an artifact and its step; both are closed at the end.
 
     Raises:
-        ArtifactError: The artifact is refused, or reads no text.
+        ArtifactError: The artifact is refused.
         MissingExtraError: The plan's runtime is not installed.
     """
     artifact = open_artifact(folder)
-    text, tokenizer = artifact.manifest.text, artifact.tokenizer_path
-    if text is None or tokenizer is None:
-        raise ArtifactError(
-            "this artifact reads no text", where=str(folder), hint="take one for texts"
-        )
+    task = task_for(artifact.manifest)
     with open_step(artifact, plan.plan, plan.runtime) as step:
-        yield Opened(artifact, method_for(artifact.manifest), step, text, tokenizer)
+        yield Opened(artifact, method_for(artifact.manifest), step, task)

@@ -11,7 +11,6 @@ import typer
 
 from ravan_edge.cli.common import JsonOption, PlanSettings, print_json, takes_settings
 from ravan_edge.cli.opened import opened
-from ravan_edge.data import tokenise_texts
 from ravan_edge.errors import UsageError
 from ravan_edge.training import predict as probabilities_of
 
@@ -47,16 +46,8 @@ def predict(
         raise UsageError("no text on stdin", where="-", hint="write one text per line")
     with opened(artifact, running) as kit:
         vector, _ = kit.heads(heads)
-        dataset = tokenise_texts(wanted, kit.tokenizer, max_length=kit.length(max_length))
-        probabilities = probabilities_of(
-            kit.step,
-            kit.method,
-            vector,
-            dataset,
-            batch_size=_BATCH,
-            pad_id=kit.text.pad_id,
-            inputs=kit.text.inputs,
-        )
+        dataset = kit.task.read(kit.artifact, wanted, kit.length(max_length))
+        probabilities = probabilities_of(kit.step, kit.method, vector, dataset, batch_size=_BATCH)
         labels = kit.labels
     # Largest first; of equal ones the smaller index.
     orders = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]

@@ -26,7 +26,7 @@ from ravan_edge.cli.common import (
     takes_settings,
 )
 from ravan_edge.cli.opened import Opened, opened
-from ravan_edge.data import TokenisedDataset, validation_split
+from ravan_edge.data import Dataset, validation_split
 from ravan_edge.errors import (
     ArtifactError,
     InterruptedRunError,
@@ -36,6 +36,7 @@ from ravan_edge.errors import (
 from ravan_edge.files import storage_errors
 from ravan_edge.memory import PeakSampler, format_bytes
 from ravan_edge.methods import Vector
+from ravan_edge.tasks import row_classes
 from ravan_edge.training import (
     LocalResult,
     LocalSettings,
@@ -117,17 +118,19 @@ def train(
     _check_out(out)
     reporter = Reporter()
     with opened(artifact, running) as kit, PeakSampler([os.getpid()]) as sampler:
-        rows, dataset = kit.dataset(data, reading, reporter)
-        labels = dataset.labels
-        examples, held_out = validation_split(len(rows), labels, run.validation, run.seed)
+        loaded = kit.load(data, reading, reporter)
+        dataset = loaded.dataset
+        examples, held_out = validation_split(
+            len(dataset), row_classes(dataset, kit.task), run.validation, run.seed
+        )
         if run.epochs is not None:
             steps = run.epochs * -(-len(examples) // local.batch_size)
             local = replace(local, local_steps=steps)
         start, version = kit.heads(heads)
         configuration = _digest(
             artifact=kit.artifact.digest,
-            data=rows.file_sha256,
-            columns=asdict(rows.columns),
+            data=loaded.sha256,
+            columns=asdict(loaded.columns),
             heads=hashlib.sha256(start.tobytes()).hexdigest(),
             local=local.as_dict(),
             # How often a checkpoint is saved changes nothing.
@@ -175,7 +178,7 @@ def train(
 def _train(
     kit: Opened,
     start: Vector,
-    dataset: TokenisedDataset,
+    dataset: Dataset,
     examples: NDArray[np.int64],
     local: LocalSettings,
     run: RunSettings,
@@ -199,8 +202,6 @@ def _train(
                 examples,
                 local,
                 layers=kit.layers,
-                pad_id=kit.text.pad_id,
-                inputs=kit.text.inputs,
                 seed=run.seed,
                 round=0,
                 device=0,
@@ -293,7 +294,7 @@ def _digest(**content: object) -> str:
 def _score(
     kit: Opened,
     heads: Vector,
-    dataset: TokenisedDataset,
+    dataset: Dataset,
     indices: NDArray[np.int64],
     reporter: Reporter,
 ) -> Scores | None:
@@ -308,8 +309,6 @@ def _score(
             dataset,
             indices,
             batch_size=_EVALUATION_BATCH,
-            pad_id=kit.text.pad_id,
-            inputs=kit.text.inputs,
             on_rows=lambda done, total: bar(done, total, ""),
         )
 

@@ -1,7 +1,14 @@
 """Data of a device or a simulation: readers, labels, tokenising, batches, partitions."""
 
-from ravan_edge.data.batches import Batch, collate, local_round_batches, split_micro_batches
+from ravan_edge.data.batches import (
+    Batch,
+    Draw,
+    collate,
+    local_round_batches,
+    split_micro_batches,
+)
 from ravan_edge.data.dataset import NO_LABEL, TokenisedDataset, open_dataset
+from ravan_edge.data.examples import Dataset, TextRows
 from ravan_edge.data.labels import encode_labels, label_map, label_map_from_file, numbered_labels
 from ravan_edge.data.partitions import (
     PartitionSpec,
@@ -20,10 +27,13 @@ __all__ = [
     "NO_LABEL",
     "Batch",
     "Columns",
+    "Dataset",
+    "Draw",
     "PartitionSpec",
     "PartitionStatistics",
     "ReaderLimits",
     "Rows",
+    "TextRows",
     "TokenisedDataset",
     "cache_folder",
     "collate",

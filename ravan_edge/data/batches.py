@@ -5,14 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ravan_edge.data.dataset import TokenisedDataset
+from ravan_edge.data.dataset import NO_LABEL, TokenisedDataset
 from ravan_edge.generator import Purpose, Stream
 
-__all__ = ["Batch", "collate", "local_round_batches", "split_micro_batches"]
+__all__ = ["Batch", "Draw", "collate", "local_round_batches", "split_micro_batches"]
+
+_DECODER = "decoder_"
+_MASK = "attention_mask"
+
+
+class Draw(NamedTuple):
+    """The address of a training step, for data that are drawn anew in each (masked tokens)."""
+
+    seed: int
+    round: int
+    device: int
+    step: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,13 +33,15 @@ class Batch:
     """The graph inputs of one step that are data.
 
     Args:
-        inputs: By their graph names (``input_ids``, ``attention_mask``), each int64 [rows, length],
-            padded on the right.
-        labels: int64 [rows]; -100: the row counts nothing.
+        inputs: By their graph names: token ids and masks are int64 [rows, length], padded on the
+            right; ``pixel_values`` is float32 [rows, channels, height, width].
+        labels: int64 [rows] or [rows, length]; -100: the row or token counts nothing.
+        row_tokens: The model's tokens of a row, for inputs without a mask that says it.
     """
 
-    inputs: Mapping[str, NDArray[np.int64]]
+    inputs: Mapping[str, NDArray[Any]]
     labels: NDArray[np.int64]
+    row_tokens: int | None = None
 
     @property
     def rows(self) -> int:
@@ -36,10 +51,17 @@ class Batch:
     @property
     def tokens(self) -> int:
         """How many tokens are no padding (all of them, where there is no attention mask)."""
-        mask = self.inputs.get("attention_mask")
-        if mask is not None:
-            return int(mask.sum())
+        masks = [array for name, array in self.inputs.items() if name.endswith(_MASK)]
+        if masks:
+            return sum(int(mask.sum()) for mask in masks)
+        if self.row_tokens is not None:
+            return self.rows * self.row_tokens
         return max((array.size for array in self.inputs.values()), default=0)
+
+    @property
+    def graph_inputs(self) -> dict[str, NDArray[Any]]:
+        """What a step takes: the inputs and ``labels``."""
+        return {**self.inputs, "labels": self.labels}
 
 
 def collate(
@@ -49,6 +71,8 @@ def collate(
     inputs: Sequence[str] = ("input_ids", "attention_mask"),
 ) -> Batch:
     """Rows of a dataset as one batch, padded on the right to the longest of them.
+
+    Labels are [rows], or [rows, length] where the dataset has one for each token.
 
     Args:
         dataset: Where the rows are.
@@ -75,7 +99,10 @@ def collate(
             arrays[name] = present.astype(np.int64)
         else:
             raise ValueError(f"graph input {name!r} cannot be made from texts")
-    return Batch(arrays, dataset.labels[indices].astype(np.int64))
+    if dataset.token_labels is None:
+        return Batch(arrays, dataset.labels[indices].astype(np.int64))
+    found = dataset.token_labels.take(starts[:, None] + positions, mode="clip")
+    return Batch(arrays, np.where(present, found, np.int64(NO_LABEL)))
 
 
 def split_micro_batches(batch: Batch, rows_per_micro_batch: int) -> Iterator[Batch]:
@@ -95,21 +122,39 @@ def split_micro_batches(batch: Batch, rows_per_micro_batch: int) -> Iterator[Bat
 
 
 def _pieces(batch: Batch, rows_per_micro_batch: int) -> Iterator[Batch]:
+    lengths = {
+        name.removesuffix(_MASK): _used(mask)
+        for name, mask in batch.inputs.items()
+        if name.endswith(_MASK)
+    }
     order = np.arange(batch.rows)
-    lengths = np.full(batch.rows, max(array.shape[1] for array in batch.inputs.values()))
-    mask = batch.inputs.get("attention_mask")
-    if mask is not None:
-        # Up to the last token; a graph takes no empty rows, so all padding counts as one.
-        lengths = np.maximum(mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1), 1)
-        lengths[~mask.any(axis=1)] = 1
-        order = np.argsort(-lengths, kind="stable")
+    if lengths:
+        order = np.argsort(-sum(lengths.values()), kind="stable")
     for begin in range(0, batch.rows, rows_per_micro_batch):
         rows = order[begin : begin + rows_per_micro_batch]
-        length = lengths[rows[0]]
+        longest = {side: int(used[rows].max()) for side, used in lengths.items()}
         arrays = {
-            name: np.ascontiguousarray(array[rows, :length]) for name, array in batch.inputs.items()
+            name: _cut(array[rows], longest.get(_side(name)))
+            for name, array in batch.inputs.items()
         }
-        yield Batch(arrays, batch.labels[rows])
+        labels = batch.labels[rows]
+        if labels.ndim > 1:  # of tokens: of those that are written, where some are read
+            labels = _cut(labels, longest.get(_DECODER, longest.get("")))
+        yield Batch(arrays, labels, batch.row_tokens)
+
+
+def _used(mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of each row up to its last token; 1 for a row without any (graphs take no less)."""
+    used = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)
+    return np.where(mask.any(axis=1), used, 1)
+
+
+def _side(name: str) -> str:
+    return _DECODER if name.startswith(_DECODER) else ""
+
+
+def _cut(array: NDArray[Any], length: int | None) -> NDArray[Any]:
+    return np.ascontiguousarray(array if length is None else array[:, :length])
 
 
 def local_round_batches(

@@ -31,8 +31,10 @@ _DTYPES: Mapping[str, Any] = {
     "ids": np.int32,
     "labels": np.int32,
     "offsets": np.int64,
+    "token_labels": np.int32,
     "users": np.int32,
 }
+_OPTIONAL = frozenset({"token_labels", "users"})
 _BOUNDS = TensorBounds(
     1 << 16, len(_DTYPES), BASE_BOUNDS.file_bytes, frozenset({"I32", "I64"}), False
 )
@@ -52,6 +54,7 @@ class TokenisedDataset:
         users: int32 [rows], natural users numbered by first appearance, or None.
         max_length: The most tokens of a row.
         path: The cache file it is mapped from, or None.
+        token_labels: int32 [tokens], one label for each token, or None.
     """
 
     ids: NDArray[np.int32]
@@ -60,6 +63,7 @@ class TokenisedDataset:
     users: NDArray[np.int32] | None
     max_length: int
     path: Path | None = None
+    token_labels: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,8 +80,8 @@ class TokenisedDataset:
     def __reduce__(self) -> tuple[object, ...]:
         if self.path is not None:
             return (open_dataset, (self.path,))
-        fields = (self.ids, self.offsets, self.labels, self.users, self.max_length)
-        return (TokenisedDataset, fields)
+        fields = (self.ids, self.offsets, self.labels, self.users, self.max_length, None)
+        return (TokenisedDataset, (*fields, self.token_labels))
 
 
 def write_dataset(path: Path, dataset: TokenisedDataset) -> None:
@@ -93,6 +97,8 @@ def write_dataset(path: Path, dataset: TokenisedDataset) -> None:
     }
     if dataset.users is not None:
         tensors["users"] = dataset.users
+    if dataset.token_labels is not None:
+        tensors["token_labels"] = dataset.token_labels
     metadata = {
         "format": _FORMAT,
         "schema": str(FORMAT_VERSION),
@@ -120,19 +126,20 @@ def open_dataset(path: Path, *, verify: bool = False) -> TokenisedDataset:
     tensors = map_tensors(path, _BOUNDS)
     if metadata.get("format") != _FORMAT or metadata.get("schema") != str(FORMAT_VERSION):
         raise _bad(where, "not a token file of this version")
-    if tensors.keys() | {"users"} != _DTYPES.keys():
+    if tensors.keys() | _OPTIONAL != _DTYPES.keys():
         raise _bad(where, "a tensor is missing")
     for name, array in tensors.items():
         if array.ndim != 1 or array.dtype != _DTYPES[name]:
             raise _bad(where, f"tensor {name!r} has a wrong dtype or shape")
     ids, offsets, labels = tensors["ids"], tensors["offsets"], tensors["labels"]
-    users = tensors.get("users")
+    users, token_labels = tensors.get("users"), tensors.get("token_labels")
     if (
         len(offsets) != len(labels) + 1
         or offsets[0] != 0
         or offsets[-1] != len(ids)
         or bool((np.diff(offsets) < 1).any())
         or (users is not None and len(users) != len(labels))
+        or (token_labels is not None and len(token_labels) != len(ids))
     ):
         raise _bad(where, "the rows do not fit the tokens")
     max_length = metadata.get("max_length", "")
@@ -141,7 +148,7 @@ def open_dataset(path: Path, *, verify: bool = False) -> TokenisedDataset:
     if verify and metadata.get("digest") != _digest(tensors):
         raise _bad(where, "the digest of the content is another one")
     return TokenisedDataset(
-        ids=ids, offsets=offsets, labels=labels, users=users, max_length=int(max_length), path=path
+        ids, offsets, labels, users, int(max_length), path=path, token_labels=token_labels
     )
 
 

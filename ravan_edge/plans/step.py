@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +59,15 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one evaluation step computed; ``logits`` is float32 [rows, labels]."""
+    """What one evaluation step computed.
+
+    ``logits`` is float32 [rows, labels] or [rows, length, labels]; None for tasks without labels.
+    """
 
     loss_sum: float
     count: int
     metrics: Mapping[str, float]
-    logits: NDArray[np.float32]
+    logits: NDArray[np.float32] | None
 
 
 class Step(Protocol):
@@ -75,7 +78,7 @@ class Step(Protocol):
         ...
 
     def train(
-        self, batch: Mapping[str, NDArray[np.int64]], trainables: Mapping[str, Vector]
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
     ) -> StepResult:
         """One training step. ``batch``: the graph's batch inputs, ``labels`` among them.
 
@@ -85,7 +88,7 @@ class Step(Protocol):
         ...
 
     def evaluate(
-        self, batch: Mapping[str, NDArray[np.int64]], trainables: Mapping[str, Vector]
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
     ) -> Evaluation:
         """Loss, metrics and logits of one batch."""
         ...

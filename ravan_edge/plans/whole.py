@@ -136,7 +136,7 @@ class WholeStep:
     def _run(
         self,
         role: str,
-        batch: Mapping[str, NDArray[np.int64]],
+        batch: Mapping[str, NDArray[Any]],
         trainables: Mapping[str, Vector],
     ) -> tuple[_Graph, dict[str, NDArray[Any]]]:
         graph = self._graph(role)
@@ -146,7 +146,7 @@ class WholeStep:
         return graph, graph.run(feed)
 
     def train(
-        self, batch: Mapping[str, NDArray[np.int64]], trainables: Mapping[str, Vector]
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
     ) -> StepResult:
         """Loss sum, count, metrics and gradients of the sum for one batch."""
         graph, values = self._run("step", batch, trainables)
@@ -162,7 +162,7 @@ class WholeStep:
         )
 
     def evaluate(
-        self, batch: Mapping[str, NDArray[np.int64]], trainables: Mapping[str, Vector]
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
     ) -> Evaluation:
         """Loss sum, count, metrics and logits of one batch."""
         graph, values = self._run("eval", batch, trainables)
@@ -170,7 +170,7 @@ class WholeStep:
             loss_sum=float(values["loss_sum"]),
             count=int(values["count"]),
             metrics={name: float(values[name]) for name in graph.metrics},
-            logits=values["logits"],
+            logits=values.get("logits"),
         )
 
     def close(self) -> None:

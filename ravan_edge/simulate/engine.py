@@ -138,7 +138,7 @@ def _open(
     sampler = stack.enter_context(PeakSampler(pool.process_ids, interval_seconds=_SAMPLING_SECONDS))
     write_atomic(
         request.out / "partition.json",
-        [json_bytes(partition_document(prepared, artifact.manifest.labels))],
+        [json_bytes(partition_document(prepared, artifact.manifest))],
         durable=False,
     )
     return _Run(

@@ -63,7 +63,7 @@ def divergence(state: RunState, scores: Evaluation, labels: int) -> str | None:
     """What to say when a loss ran away: not finite, or ten times that of the start or of a guess."""
     for name, each in scores.items():
         first = state.initial.get(name)
-        start = math.log(labels)
+        start = math.log(max(2, labels))
         if first is not None and first.loss is not None:
             start = max(start, first.loss)
         if each.loss is None or each.loss > _DIVERGED_FACTOR * start:

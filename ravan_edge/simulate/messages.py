@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ravan_edge.data import TokenisedDataset
+from ravan_edge.data import Dataset
 from ravan_edge.merge import MergeScale
 from ravan_edge.methods import Vector
 from ravan_edge.simulate.clock import Clock
@@ -55,7 +55,7 @@ class EvaluationSet:
         batch_size: Rows of a batch; the last one may be shorter.
     """
 
-    dataset: TokenisedDataset
+    dataset: Dataset
     rows: NDArray[np.int64]
     batch_size: int
 
@@ -95,7 +95,7 @@ class OpenData:
     """
 
     settings: SimulationSettings
-    train: TokenisedDataset
+    train: Dataset
     examples: NDArray[np.int64]
     offsets: NDArray[np.int64]
     heads: NDArray[np.int32]
@@ -167,7 +167,8 @@ class BatchScores:
 
     Args:
         losses: (number of the batch, its loss sum).
-        count: Rows of each class, int64 [labels].
+        count: Counted rows (or tokens) of each class, int64 [labels]; all in one for tasks without
+            labels.
         correct: Those predicted right, int64 [labels].
     """
 

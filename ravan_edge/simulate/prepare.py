@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact import Artifact, Manifest, describe, heads_bytes, update_bytes
 from ravan_edge.data import (
+    Dataset,
     PartitionStatistics,
-    TokenisedDataset,
     describe_partition,
     partition,
-    read_rows,
-    tokenise,
     validation_split,
 )
 from ravan_edge.errors import UsageError
@@ -25,6 +24,7 @@ from ravan_edge.merge import MergeScale
 from ravan_edge.simulate.clock import Clock, flops_per_token
 from ravan_edge.simulate.messages import EvaluationSet, OpenData, Transfer
 from ravan_edge.simulate.settings import SimulationSettings
+from ravan_edge.tasks import DataSource, row_classes, task_for
 
 __all__ = ["Prepared", "check_settings", "partition_document", "prepare"]
 
@@ -62,10 +62,14 @@ def check_settings(settings: SimulationSettings, manifest: Manifest) -> None:
     Raises:
         UsageError: Names the option.
     """
-    text = manifest.text
-    if text is None:
-        raise UsageError("the artifact's task does not read text", hint="take another artifact")
-    if settings.max_length > text.max_length:
+    text, task = manifest.text, task_for(manifest)
+    if settings.partition_spec.kind == "dirichlet" and not task.row_labels:
+        raise UsageError(
+            f"dirichlet deals rows out by their label, and rows of task {task.name!r} have none",
+            where="--partition",
+            hint="use iid, or column:NAME for natural users",
+        )
+    if text is not None and settings.max_length > text.max_length:
         raise UsageError(
             f"{settings.max_length}, but the model takes at most {text.max_length} tokens",
             where="--max-length",
@@ -112,34 +116,27 @@ def prepare(
     """
     manifest = artifact.manifest
     check_settings(settings, manifest)
-    spec = settings.partition_spec
+    task, spec = task_for(manifest), settings.partition_spec
     skipped = 0
 
-    def read(path: Path, name: str, user_column: str | None) -> TokenisedDataset:
+    def read(path: Path, name: str, user_column: str | None) -> Dataset:
         nonlocal skipped
-        rows = read_rows(
+        source = DataSource(
             path,
             text_column=settings.text_column,
             label_column=settings.label_column,
             user_column=user_column,
             skip_empty=settings.skip_empty,
-        )
-        skipped += rows.skipped
-        tokenizer = artifact.tokenizer_path
-        assert tokenizer is not None  # noqa: S101  (check_settings refused)
-        return tokenise(
-            rows,
-            tokenizer,
             max_length=settings.max_length,
-            label_names=manifest.labels,
-            progress=None
-            if on_rows is None
-            else (lambda done, total: on_rows(f"tokenising {name}", done, total)),
         )
+        progress = None if on_rows is None else partial(on_rows, f"reading {name}")
+        loaded = task.load(artifact, source, progress)
+        skipped += loaded.skipped
+        return loaded.dataset
 
     train_set = read(train, "training rows", spec.column)
     sets: dict[str, EvaluationSet] = {}
-    labels = train_set.labels.astype(np.int64)
+    labels = row_classes(train_set, task)
     kept, validation = validation_split(len(train_set), labels, settings.validation, settings.seed)
     if len(validation):
         sets["validation"] = EvaluationSet(train_set, validation, settings.evaluation_batch)
@@ -152,7 +149,7 @@ def prepare(
         kept[part]
         for part in partition(labels[kept], users, spec, settings.device_count, settings.seed)
     ]
-    statistics = describe_partition(parts, labels, len(manifest.labels))
+    statistics = describe_partition(parts, labels, len(manifest.labels) if task.row_labels else 1)
     eligible = np.flatnonzero(statistics.rows).astype(np.int64)
     if settings.per_round > len(eligible):
         raise UsageError(
@@ -176,10 +173,15 @@ def prepare(
     return Prepared(data, statistics, eligible, skipped)
 
 
-def partition_document(prepared: Prepared, labels: tuple[str, ...]) -> dict[str, Any]:
-    """partition.json: how rows lie on devices. Counts by class are left out where they are too many."""
+def partition_document(prepared: Prepared, manifest: Manifest) -> dict[str, Any]:
+    """partition.json: how rows lie on devices.
+
+    Counts by class are left out where they are too many, or rows have no classes (no labels).
+    """
     statistics = prepared.statistics
-    counts = statistics.counts.tolist() if statistics.counts.size <= _MOST_COUNTS else None
+    labels = manifest.labels if task_for(manifest).row_labels else ()
+    few = statistics.counts.size <= _MOST_COUNTS
+    counts = statistics.counts.tolist() if few and labels else None
     return {
         "labels": list(labels),
         "rows": statistics.rows.tolist(),

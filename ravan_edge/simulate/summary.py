@@ -13,6 +13,7 @@ from ravan_edge.data import PartitionStatistics
 from ravan_edge.simulate.prepare import Prepared
 from ravan_edge.simulate.rounds import STATUSES
 from ravan_edge.simulate.state import Evaluation, RunState
+from ravan_edge.tasks import task_for
 
 __all__ = ["WALL_FIELDS", "build_summary"]
 
@@ -30,12 +31,15 @@ def build_summary(
     """The summary of a run whose last round is done."""
     data, manifest = prepared.data, artifact.manifest
     transfer = data.transfer
+    perplexity = task_for(manifest).perplexity
     most = max(transfer.upload)
     best = state.best
     return {
-        "initial": _scores(state.initial),
-        "final": {"round": state.round, **_scores(state.last)} if state.last else _scores({}),
-        "best": None if best is None else {"round": best.round, **_scores(best.scores)},
+        "initial": _scores(state.initial, perplexity),
+        "final": {"round": state.round, **_scores(state.last, perplexity)}
+        if state.last
+        else _scores({}, perplexity),
+        "best": None if best is None else {"round": best.round, **_scores(best.scores, perplexity)},
         "recent": _recent(state),
         "rounds": state.round,
         "devices": {
@@ -84,15 +88,17 @@ def configuration_keys(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {key: configuration[key] for key in ("settings", "data", "versions")}
 
 
-def _scores(evaluation: Evaluation) -> dict[str, Any]:
+def _scores(evaluation: Evaluation, perplexity: bool) -> dict[str, Any]:
     """The test set's figures by their short names, validation's beside them."""
-    test, validation = evaluation.get("test"), evaluation.get("validation")
-    return {
-        "accuracy": None if test is None else test.accuracy,
-        "loss": None if test is None else test.loss,
-        "validation_accuracy": None if validation is None else validation.accuracy,
-        "validation_loss": None if validation is None else validation.loss,
-    }
+    figures: dict[str, Any] = {}
+    for name, prefix in (("test", ""), ("validation", "validation_")):
+        found = evaluation.get(name)
+        loss = None if found is None else found.loss
+        figures[f"{prefix}accuracy"] = None if found is None else found.accuracy
+        figures[f"{prefix}loss"] = loss
+        if perplexity:
+            figures[f"{prefix}perplexity"] = None if loss is None else math.exp(min(loss, 700.0))
+    return figures
 
 
 def _recent(state: RunState) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def _recent(state: RunState) -> dict[str, Any]:
 def _per_class(labels: tuple[str, ...], state: RunState) -> list[dict[str, Any]]:
     """Rows and accuracy of each class on the test set (else validation), before and after."""
     name = "test" if "test" in state.last else "validation"
-    if name not in state.last or name not in state.initial:
+    if not labels or name not in state.last or name not in state.initial:
         return []
     before, after = state.initial[name].per_class, state.last[name].per_class
     return [

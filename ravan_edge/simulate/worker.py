@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact import open_artifact
-from ravan_edge.data import collate
 from ravan_edge.errors import NumericsError, RavanError
 from ravan_edge.merge import ExactSum
 from ravan_edge.methods import Vector, method_for
@@ -40,7 +39,7 @@ from ravan_edge.simulate.messages import (
     UseHeads,
 )
 from ravan_edge.simulate.metrics import device_outcome
-from ravan_edge.training import LocalResult, local_round
+from ravan_edge.training import LocalResult, class_counts, local_round
 
 __all__ = ["Worker", "main"]
 
@@ -56,9 +55,6 @@ class _Opened:
         self.method = method_for(self.manifest)
         runtime = RuntimeSettings(threads=message.threads)
         self.step = open_step(self.artifact, message.plan, runtime)
-        text = self.manifest.text
-        assert text is not None  # noqa: S101  (the parent checked)
-        self.pad_id, self.inputs = text.pad_id, text.inputs
         self.layers = {layer.name: layer.heads for layer in self.manifest.layers}
 
 
@@ -118,8 +114,6 @@ class Worker:
                 examples,
                 data.settings.local,
                 layers=opened.layers,
-                pad_id=opened.pad_id,
-                inputs=opened.inputs,
                 seed=data.settings.seed,
                 round=self._version,
                 device=device,
@@ -160,22 +154,26 @@ class Worker:
         data, opened = self._known, self._opened
         rows: EvaluationSet = data.sets[message.name]
         order = self._orders[message.name]
-        labels = len(opened.manifest.labels)
+        classes = max(1, len(opened.manifest.labels))
         # Nothing trains: heads that are zero need not run.
         training = opened.method.training(self._heads, {})
         opened.step.use_heads(training.running)
         inputs = opened.method.to_graph(opened.method.start_round(self._heads), training)
         losses = []
-        count = np.zeros(labels, np.int64)
-        correct = np.zeros(labels, np.int64)
+        count = np.zeros(classes, np.int64)
+        correct = np.zeros(classes, np.int64)
         for number in message.batches:
             chosen = order[number * rows.batch_size : (number + 1) * rows.batch_size]
-            batch = collate(rows.dataset, chosen, opened.pad_id, opened.inputs)
-            result = opened.step.evaluate({**batch.inputs, "labels": batch.labels}, inputs)
+            batch = rows.dataset.batch(chosen)
+            result = opened.step.evaluate(batch.graph_inputs, inputs)
             losses.append((number, result.loss_sum))
-            count += np.bincount(batch.labels, minlength=labels)
-            right = result.logits.argmax(axis=1) == batch.labels
-            correct += np.bincount(batch.labels[right], minlength=labels)
+            if result.logits is None:
+                count += result.count
+                correct += int(result.metrics["correct"])
+            else:
+                found = class_counts(batch.labels, result.logits)
+                count += found.total
+                correct += found.correct
         return BatchScores(losses, count, correct)
 
 

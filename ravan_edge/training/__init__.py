@@ -1,6 +1,6 @@
 """Training on one device: optimisers, the local round, its checkpoints, evaluation."""
 
-from ravan_edge.training.evaluate import Scores, evaluate, predict
+from ravan_edge.training.evaluate import ClassCounts, Scores, class_counts, evaluate, predict
 from ravan_edge.training.local_round import LocalResult, initial_state, local_round, run_batch
 from ravan_edge.training.optimisers import Adam, Optimiser, OptimiserName, OptimiserState, Sgd
 from ravan_edge.training.options import OptionInfo, check_options, option, option_infos, option_name
@@ -9,6 +9,7 @@ from ravan_edge.training.state import RoundState, load_state, save_state
 
 __all__ = [
     "Adam",
+    "ClassCounts",
     "LocalResult",
     "LocalSettings",
     "Optimiser",
@@ -19,6 +20,7 @@ __all__ = [
     "Scores",
     "Sgd",
     "check_options",
+    "class_counts",
     "evaluate",
     "initial_state",
     "load_state",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from ravan_edge.data import (
     Batch,
-    TokenisedDataset,
-    collate,
+    Dataset,
+    Draw,
     local_round_batches,
     split_micro_batches,
 )
@@ -104,12 +104,12 @@ def run_batch(
 ) -> StepResult:
     """One mini-batch, whole or as micro-batches whose losses, counts and gradients add up."""
     if micro_batch is None or batch.rows <= micro_batch:
-        return step.train({**batch.inputs, "labels": batch.labels}, trainables)
+        return step.train(batch.graph_inputs, trainables)
     loss_sum, count = 0.0, 0
     metrics: dict[str, float] = {}
     gradients: dict[str, Vector] = {}
     for piece in split_micro_batches(batch, micro_batch):
-        result = step.train({**piece.inputs, "labels": piece.labels}, trainables)
+        result = step.train(piece.graph_inputs, trainables)
         loss_sum += result.loss_sum
         count += result.count
         for name, value in result.metrics.items():
@@ -127,13 +127,11 @@ def local_round(
     step: Step,
     method: Method,
     heads: Vector,
-    dataset: TokenisedDataset,
+    dataset: Dataset,
     examples: NDArray[np.int64],
     settings: LocalSettings,
     *,
     layers: Mapping[str, int],
-    pad_id: int,
-    inputs: Sequence[str],
     seed: int,
     round: int,
     device: int,
@@ -151,8 +149,6 @@ def local_round(
         examples: Int64 [E], the device's rows, E >= 1.
         settings: Steps, batches, optimiser.
         layers: Heads h of each adapted layer, in the manifest's order.
-        pad_id: Token id of padding.
-        inputs: Batch inputs the graphs take.
         seed: The run's seed.
         round: Number of the round.
         device: Number of the device.
@@ -181,15 +177,15 @@ def local_round(
         steps=settings.local_steps,
     )
 
-    def gather(rows: NDArray[np.int64]) -> Batch:
-        return collate(dataset, rows, pad_id, inputs)
+    def gather(step_number: int, rows: NDArray[np.int64]) -> Batch:
+        return dataset.batch(rows, Draw(seed, round, device, step_number))
 
     with np.errstate(over="ignore", invalid="ignore"):  # numbers that go bad are reported below
         if resume is None:
             first = next(batches)
             trained = _chosen_heads(
                 step, method, heads, settings, layers, heads_to_train,
-                lambda: gather(first), (seed, round, device),
+                lambda: gather(0, first), (seed, round, device),
             )  # fmt: skip
             state = initial_state(method, heads, settings, trained)
             batches = itertools.chain([first], batches)
@@ -199,7 +195,7 @@ def local_round(
         training = method.training(state.start, state.trained)
         step.use_heads(training.running)
         loop = _Loop(step, method, settings, training, f"round {round}, device {device}", on_step)
-        state = loop.run(state, map(gather, batches))
+        state = loop.run(state, map(gather, itertools.count(state.steps), batches))
         difference = method.difference(state.parameters, state.start, training)
     if not math.isfinite(float(np.abs(difference).max(initial=0.0))):
         raise _bad_numbers("the update holds NaN or infinity", loop.where, settings)
@@ -305,7 +301,7 @@ class _Loop:
     def _mean_loss(self, result: StepResult, before: Vector) -> float:
         if result.count < 1:
             raise DataError(
-                f"no row of the mini-batch of step {len(before) + 1} has a label",
+                f"nothing in the mini-batch of step {len(before) + 1} has a label",
                 where=self.where,
                 hint="train on rows that have labels",
             )

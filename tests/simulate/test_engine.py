@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ravan_edge.artifact import open_artifact, read_heads
-from ravan_edge.data import partition, read_rows, tokenise, validation_split
+from ravan_edge.data import TextRows, partition, read_rows, tokenise, validation_split
 from ravan_edge.errors import NumericsError
 from ravan_edge.generator import Purpose, Stream
 from ravan_edge.methods import method_for
@@ -84,12 +84,10 @@ def slow_twin(request: SimulationRequest, method_name: str) -> np.ndarray[Any, A
                     step,
                     method,
                     heads,
-                    dataset,
+                    TextRows(dataset, text.pad_id, text.inputs),
                     kept[parts[device]],
                     settings.local,
                     layers={layer.name: layer.heads for layer in artifact.manifest.layers},
-                    pad_id=text.pad_id,
-                    inputs=text.inputs,
                     seed=settings.seed,
                     round=round_,
                     device=device,
@@ -132,11 +130,9 @@ def test_scores_are_those_of_evaluating_the_saved_heads(request_for: RequestFor)
             step,
             method,
             method.layout.pack(read_heads(request.out / "heads" / "last.safetensors", artifact)),
-            dataset,
+            TextRows(dataset, 0),
             np.arange(len(dataset)),
             batch_size=7,
-            pad_id=0,
-            inputs=("input_ids", "attention_mask"),
         )
     assert summary["final"]["accuracy"] == scores.accuracy
     assert summary["final"]["loss"] == pytest.approx(scores.loss, rel=1e-9)

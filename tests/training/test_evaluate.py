@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ravan_edge.data import TokenisedDataset, collate
+from ravan_edge.data import TextRows, TokenisedDataset, collate
 from ravan_edge.errors import DataError, NumericsError
 from ravan_edge.training import Scores, evaluate, predict
 from tests.training.linear_model import (
@@ -19,6 +19,7 @@ from tests.training.linear_model import (
 METHOD = ravan_method()
 DATA = dataset()
 INPUTS = ("input_ids", "attention_mask")
+ROWS = TextRows(DATA, 0, INPUTS)
 HEADS = random_heads(METHOD, 7)
 
 
@@ -26,8 +27,9 @@ def scores(
     data: TokenisedDataset = DATA, rows: NDArray[np.int64] | None = None, batch_size: int = 7
 ) -> Scores:
     return evaluate(
-        LinearStep(), METHOD, HEADS, data, np.arange(len(data)) if rows is None else rows,
-        batch_size=batch_size, pad_id=0, inputs=INPUTS, confusion=True,
+        LinearStep(), METHOD, HEADS, TextRows(data, 0, INPUTS),
+        np.arange(len(data)) if rows is None else rows,
+        batch_size=batch_size, confusion=True,
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def test_rows_without_a_label_count_nothing() -> None:
 
 def test_probabilities_come_in_the_order_of_the_rows() -> None:
     _, logits = one_by_one()
-    found = predict(LinearStep(), METHOD, HEADS, DATA, batch_size=7, pad_id=0, inputs=INPUTS)
+    found = predict(LinearStep(), METHOD, HEADS, ROWS, batch_size=7)
     weights = np.exp(logits.astype(np.float64))
     np.testing.assert_allclose(found, weights / weights.sum(axis=1, keepdims=True), rtol=1e-5)
 
@@ -84,7 +86,7 @@ def test_only_heads_that_are_not_zero_run() -> None:
     heads = HEADS.copy()
     METHOD.layout.views(heads)[f"{LAYER}.H"][[0, 2]] = 0
     step = LinearStep()
-    predict(step, METHOD, heads, DATA, batch_size=7, pad_id=0, inputs=INPUTS)
+    predict(step, METHOD, heads, ROWS, batch_size=7)
     assert step.running.tolist() == [1, 3]
 
 
@@ -92,8 +94,6 @@ def test_bad_heads_are_said_as_such() -> None:
     heads = HEADS.copy()
     heads[-1] = np.nan
     with pytest.raises(NumericsError, match="logit"):
-        predict(LinearStep(), METHOD, heads, DATA, batch_size=7, pad_id=0, inputs=INPUTS)
+        predict(LinearStep(), METHOD, heads, ROWS, batch_size=7)
     with pytest.raises(NumericsError, match="loss of these heads is nan"):
-        evaluate(
-            LinearStep(), METHOD, heads, DATA, np.arange(60), batch_size=7, pad_id=0, inputs=INPUTS
-        )
+        evaluate(LinearStep(), METHOD, heads, ROWS, np.arange(60), batch_size=7)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ravan_edge.artifact.manifest import Role
-from ravan_edge.data import collate, local_round_batches
+from ravan_edge.data import TextRows, collate, local_round_batches
 from ravan_edge.errors import DataError, NumericsError, UsageError
 from ravan_edge.methods import HeadScore, Method, Vector
 from ravan_edge.plans.step import StepResult
@@ -45,11 +45,9 @@ def train(
         step or LinearStep(),
         method,
         random_heads(method, 7) if heads is None else heads,
-        DATA,
+        TextRows(DATA, 0, INPUTS),
         examples,
         local or LocalSettings(local_steps=12, batch_size=8, lr=1e-2),
-        pad_id=0,
-        inputs=INPUTS,
         **address,
     )
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravan_edge.artifact.tensor_file import HEADS_BOUNDS, read_header, read_tensors, write_tensors
+from ravan_edge.data import TextRows
 from ravan_edge.errors import ArtifactError
 from ravan_edge.methods import HeadScore
 from ravan_edge.training import (
@@ -33,8 +34,8 @@ def train(
     local: LocalSettings, count: int | None, resume: RoundState | None, kept: list[RoundState]
 ) -> LocalResult:
     return local_round(
-        LinearStep(), METHOD, random_heads(METHOD, 7), DATA, np.arange(60), local,
-        layers=LAYERS, pad_id=0, inputs=("input_ids", "attention_mask"), seed=1, round=0, device=0,
+        LinearStep(), METHOD, random_heads(METHOD, 7), TextRows(DATA, 0), np.arange(60), local,
+        layers=LAYERS, seed=1, round=0, device=0,
         heads_to_train=count, on_step=kept.append, resume=resume,
     )  # fmt: skip
 

@@ -228,7 +228,9 @@ class DataSection:
             "Each line is a device, most rows on top, each column a class. The stronger the "
             "colour, the more rows."
         )
-        if not devices[0].classes:
+        if not run.labels:
+            caption = "Each bar is a device."
+        elif not devices[0].classes:
             caption = "Each bar is a device. There are too many classes and devices to show both."
         if drawn < len(devices):
             caption += f" {drawn} of {as_count(len(devices))} devices, evenly chosen."
