@@ -53,7 +53,7 @@ def find_layers(model: nn.Module, targets: Sequence[str], task_head: Sequence[st
     Args:
         model: The Hugging Face model.
         targets: A layer's dotted name, or its last parts.
-        task_head: Modules that are the task head: they train in full and have no adapters.
+        task_head: Modules without adapters: the task head, a vocabulary matrix.
 
     Raises:
         ModelError: There is no linear layer, or a target names none.

@@ -7,6 +7,7 @@ ends up in the graph, and adapters need no change to the model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from ravan_edge.errors import ModelError
+from ravan_export.graph.value import Shape
 from ravan_export.rules import RULES
 
 __all__ = ["Program", "capture", "layer_of", "operator_name"]
@@ -30,7 +32,7 @@ CHECKS = frozenset(
         "aten.sym_constrain_range.default",
     }
 )
-_INNER = "model."
+_INNER = re.compile(r"^(?:body\.)?model\.")
 """Where wrappers keep the Hugging Face model: names are given relative to it."""
 _RANDOM = ("bernoulli", "rand", "normal_", "multinomial", "dropout", "poisson", "exponential_")
 
@@ -44,13 +46,15 @@ class Program:
         tensors: Parameters, buffers and constants: placeholder -> (dotted name, relative to the
             Hugging Face model; tensor).
         inputs: Batch inputs: placeholder -> input name.
+        batch: Batch inputs: name -> shape with the names of dynamic dimensions, element type.
         dims: torch's symbols of the dynamic dimensions -> their names in the graph.
-        output: The node of the logits.
+        output: The node of what is returned.
     """
 
     nodes: tuple[torch.fx.Node, ...]
     tensors: Mapping[str, tuple[str, Tensor]]
     inputs: Mapping[str, str]
+    batch: Mapping[str, tuple[Shape, torch.dtype]]
     dims: Mapping[str, str]
     output: torch.fx.Node
 
@@ -70,7 +74,7 @@ def layer_of(node: torch.fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     path = [str(entry[0]) for entry in stack.values()]
     name = path[-1] if path else ""
-    return name.removeprefix("L['self'].").removeprefix(_INNER) or "the model itself"
+    return _INNER.sub("", name.removeprefix("L['self'].")) or "the model itself"
 
 
 def _export(
@@ -136,7 +140,7 @@ def _check(program: ExportedProgram) -> None:
 def capture(
     model: nn.Module, example: Mapping[str, Tensor], dims: Mapping[str, Mapping[int, str]]
 ) -> Program:
-    """Capture ``model(**example)``, which returns logits.
+    """Capture ``model(**example)``, which returns one tensor.
 
     Args:
         model: In eval mode.
@@ -160,12 +164,14 @@ def capture(
             target = str(spec.target)
             stored = exported.state_dict.get(target)
             tensor = exported.constants[target] if stored is None else stored
-            tensors[spec.arg.name] = (target.removeprefix(_INNER), tensor)
+            tensors[spec.arg.name] = (_INNER.sub("", target), tensor)
     nodes = tuple(exported.graph.nodes)
     symbols: dict[str, str] = {}
+    batch: dict[str, tuple[Shape, torch.dtype]] = {}
     for node in nodes:
         if node.op == "placeholder" and node.name in inputs:
             name = inputs[node.name]
+            batch[name] = _signature(example[name], dims.get(name, {}))
             for axis, dim in dims.get(name, {}).items():
                 size = node.meta["val"].shape[axis]
                 if isinstance(size, int):
@@ -179,4 +185,8 @@ def capture(
     output = last[0] if isinstance(last, (tuple, list)) else last
     if not isinstance(output, torch.fx.Node):
         raise ModelError("the forward pass returns no tensor", where=type(model).__name__)
-    return Program(nodes, tensors, inputs, symbols, output)
+    return Program(nodes, tensors, inputs, batch, symbols, output)
+
+
+def _signature(example: Tensor, dims: Mapping[int, str]) -> tuple[Shape, torch.dtype]:
+    return tuple(dims.get(axis, size) for axis, size in enumerate(example.shape)), example.dtype

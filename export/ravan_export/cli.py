@@ -26,14 +26,16 @@ __all__ = ["export", "register"]
 @takes_settings(settings=ExportSettings)
 def export(
     model: Annotated[str, typer.Argument(help="A local Hugging Face folder, or a hub id.")],
-    labels: Annotated[
-        str,
-        typer.Option(
-            "--labels", help="How many labels, or a file with them: .txt, .json or a data file."
-        ),
-    ],
     out: Annotated[Path, typer.Option("--out", help="The artifact's folder; must not exist.")],
     settings: ExportSettings,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            help="For tasks with labels: how many, or a file with them (.txt, .json or a data file).",
+            show_default=False,
+        ),
+    ] = None,
     task: Annotated[str, typer.Option("--task", help="What the model learns.")] = (
         "text-classification"
     ),

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from optimum.utils import DummyTextInputGenerator
-from optimum.utils.normalized_config import NormalizedConfigManager
-from torch import Tensor
 
 from ravan_edge.artifact.heads import heads_metadata
 from ravan_edge.artifact.manifest import (
@@ -25,7 +22,6 @@ from ravan_edge.artifact.manifest import (
     Plan,
     Role,
     TensorEntry,
-    TextSettings,
 )
 from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
 from ravan_edge.artifact.writer import ArtifactWriter
@@ -35,19 +31,18 @@ from ravan_export.adaptation import Adaptation, adapt
 from ravan_export.bases import Init
 from ravan_export.capture import Program, capture
 from ravan_export.graph.finish import BASE_FILE, Span
-from ravan_export.plans import WholePlan, build_whole
+from ravan_export.plans import Parts, WholePlan, build_whole
 from ravan_export.plans.whole import GRAPHS
 from ravan_export.settings import ExportSettings, MethodName
-from ravan_export.source import Source, load, resolve
-from ravan_export.tasks import TextClassification
-from ravan_export.tokenizer import tokenizer_bytes
+from ravan_export.source import Source, open_checkpoint, resolve
+from ravan_export.tasks import TASKS, Task
+from ravan_export.tokenizer import TOKENIZER_FILE, tokenizer_bytes
+from ravan_export.translate import frozen_name
 from ravan_export.verify import CONFORMANCE_FILE, TOLERANCE, Case, check, make_cases
 
 __all__ = ["Exported", "export_artifact"]
 
-TOKENIZER_FILE = "tokenizer/tokenizer.json"
 HEADS_FILE = "heads.safetensors"
-_BATCH_INPUTS = ("input_ids", "attention_mask")
 _LIBRARIES = ("ravan-edge", "torch", "transformers", "optimum", "onnx", "onnxruntime", "numpy")
 
 Progress = Callable[[str], None]
@@ -73,19 +68,44 @@ def _labels(labels: int | str | os.PathLike[str] | Sequence[str]) -> tuple[str, 
     return tuple(labels)
 
 
-def _example(source: Source, task: str) -> dict[str, Tensor]:
-    """Tracing inputs from optimum's generators."""
-    config = source.config
-    normalized = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
-    generator = DummyTextInputGenerator(task, normalized, batch_size=3, sequence_length=7)
-    return {name: generator.generate(name, framework="pt") for name in _BATCH_INPUTS}
+def _task(name: str, labels: object, options: ExportSettings) -> Task:
+    """The task, if the options fit it."""
+    if name not in TASKS:
+        raise UsageError(
+            f"{name!r} is no task that can be exported",
+            where="--task",
+            hint=f"known are {', '.join(TASKS)}",
+        )
+    task = TASKS[name](options)
+    if task.signature.label_map and labels is None:
+        raise UsageError(
+            f"{name} needs a label map", where="--labels", hint="give a number, or a file with them"
+        )
+    if not task.signature.label_map and labels is not None:
+        raise UsageError(f"{name} has no labels", where="--labels", hint="leave the option out")
+    if not task.signature.label_map and options.method == "head-only":
+        raise UsageError(
+            f"{name} is a task without a task head, so head-only has nothing to train",
+            where="--method",
+            hint="choose ravan or fedit",
+        )
+    return task
 
 
-def _capture(source: Source, task: str) -> Program:
-    dims = {name: {0: "batch", 1: "length"} for name in _BATCH_INPUTS}
+def _capture(source: Source, task: Task) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about its internals
-        return capture(source.logits, _example(source, task), dims)
+        return capture(source.captured, task.example(source), task.dims)
+
+
+def _parts(source: Source, program: Program) -> Parts:
+    dotted = {tensor.data_ptr(): name for name, tensor in source.model.named_parameters()}
+    frozen = {
+        role: (frozen_name(program, tensor, dotted[tensor.data_ptr()]), tuple(tensor.shape))
+        for role, tensor in source.frozen.items()
+    }
+    head = {key: (full, array.shape) for key, (full, array) in source.task_head.items()}
+    return Parts(head, frozen)
 
 
 def _table(adaptation: Adaptation, source: Source) -> tuple[TensorEntry, ...]:
@@ -96,9 +116,12 @@ def _table(adaptation: Adaptation, source: Source) -> tuple[TensorEntry, ...]:
     return (*adaptation.table, *head)
 
 
-def _frozen(program: Program, names: Sequence[str]) -> dict[str, Array]:
+def _frozen(
+    source: Source, program: Program, parts: Parts, names: Sequence[str]
+) -> dict[str, Array]:
     """The frozen tensors by name, as views of the model's own memory."""
     tensors = dict(program.tensors.values())
+    tensors |= {parts.frozen[role][0]: tensor for role, tensor in source.frozen.items()}
     return {name: tensors[name].detach().numpy() for name in names}
 
 
@@ -120,7 +143,7 @@ def _provisional(cases: Sequence[Case]) -> Conformance:
     rows = tuple(
         ConformanceCase(
             name=case.name,
-            batch=case.batch["input_ids"].shape,
+            batch=case.shape,
             loss=case.reference.loss_sum,
             loss_move=case.loss_move,
             worst_error=0.0,
@@ -134,7 +157,7 @@ def _provisional(cases: Sequence[Case]) -> Conformance:
 def export_artifact(
     model: str | os.PathLike[str],
     task: str = "text-classification",
-    labels: int | str | os.PathLike[str] | Sequence[str] = 2,
+    labels: int | str | os.PathLike[str] | Sequence[str] | None = None,
     out: str | os.PathLike[str] = "artifact",
     *,
     method: MethodName = ExportSettings.method,
@@ -159,8 +182,9 @@ def export_artifact(
 
     Args:
         model: A local Hugging Face folder, or a hub id.
-        task: ``text-classification``.
-        labels: How many, a file with them (docs/data.md), or the names.
+        task: One of ``ravan_export.tasks.TASKS``.
+        labels: How many, a file with them (docs/data.md), or the names; None for a task without
+            labels.
         out: The artifact's folder; its parent must exist.
         method: ``ravan``, ``head-only`` or ``fedit``.
         heads: h, heads of each adapted layer.
@@ -194,36 +218,32 @@ def export_artifact(
         seed=seed,
         tokens=tokens,
     )
-    if task != TextClassification.name:
-        raise UsageError(
-            f"{task!r} is no task that can be exported",
-            where="--task",
-            hint=f"known is {TextClassification.name}",
-        )
+    doing = _task(task, labels, options)
     if list(plans) != ["whole"]:
         raise UsageError(
             f"{','.join(plans)!r} is no list of plans", where="--plans", hint="known is whole"
         )
-    names = _labels(labels)
+    names = () if labels is None else _labels(labels)
     with ArtifactWriter(Path(out), overwrite=overwrite) as writer:
         progress("loading the model")
         folder, found_name = resolve(os.fspath(model))
-        source = load(folder, name or found_name, names, options.seed)
+        source = doing.load(open_checkpoint(folder, name or found_name, doing.name), names)
         adaptation = adapt(source.model, source.family, source.task_modules, options)
         progress("capturing the forward pass")
-        program = _capture(source, task)
-        shapes = {key: (full, array.shape) for key, (full, array) in source.task_head.items()}
-        plan = build_whole(program, adaptation, TextClassification(), shapes, tokens)
+        program = _capture(source, doing)
+        parts = _parts(source, program)
+        plan = build_whole(program, adaptation, doing, parts, tokens)
         progress("writing the base")
-        frozen = _frozen(program, plan.frozen)
+        frozen = _frozen(source, program, parts, plan.frozen)
         writer.add_tensors(BASE_FILE, {**frozen, **adaptation.base_tensors})
         table = _table(adaptation, source)
         initial = {**adaptation.heads, **{key: item for key, (_, item) in source.task_head.items()}}
         writer.add_tensors(HEADS_FILE, initial, heads_metadata(0, None))
-        writer.add_bytes(TOKENIZER_FILE, tokenizer_bytes(source.folder))
+        if source.text is not None:
+            writer.add_bytes(TOKENIZER_FILE, tokenizer_bytes(source.checkpoint.folder))
         described = _write_graphs(writer, plan, plan.frozen)
         progress("computing the reference with torch autograd on the original model")
-        cases = make_cases(source, adaptation, table, initial, len(names))
+        cases = make_cases(doing, source, adaptation, table, initial)
         writer.add_tensors(CONFORMANCE_FILE, _stored(cases))
 
         def manifest(conformance: Conformance) -> Callable[[Mapping[str, FileEntry]], Manifest]:
@@ -231,18 +251,14 @@ def export_artifact(
                 return Manifest(
                     schema_version=1,
                     model=source.info,
-                    task="text-classification",
-                    labels=names,
+                    task=doing.name,
+                    labels=source.labels,
                     method=adaptation.settings,
                     layers=adaptation.layers,
                     tensors=table,
                     bases=adaptation.bases,
-                    text=TextSettings(
-                        tokenizer=TOKENIZER_FILE,
-                        max_length=source.max_length,
-                        pad_id=source.pad_id,
-                        inputs=_BATCH_INPUTS,
-                    ),
+                    text=source.text,
+                    image=source.image,
                     plans={"whole": described},
                     files=dict(files),
                     conformance=conformance,
@@ -254,7 +270,7 @@ def export_artifact(
 
         progress("running the artifact in a fresh process without torch")
         writer.write_manifest(manifest(_provisional(cases)))
-        figures = check(writer.folder, source, adaptation, cases, threads)
+        figures = check(writer.folder, doing, source, adaptation, cases, threads)
         final = writer.write_manifest(manifest(figures))
         folder = writer.publish()
     return Exported(folder, final, hashlib.sha256(final.to_bytes()).hexdigest())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ravan_edge.errors import ModelError
 
-__all__ = ["Pooling", "SentenceHead", "pool", "read_pooling"]
+__all__ = ["Pooling", "SentenceHead", "SentenceLogits", "pool", "read_pooling"]
 
 _MODES = {
     "pooling_mode_cls_token": "cls",
@@ -61,6 +61,29 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         else:
             parts.append(torch.amax(hidden.masked_fill(wide == 0, -1e9), 1))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+class SentenceLogits(nn.Module):
+    """Token vectors of a family's captured module -> pooled, scaled, through the linear task head.
+
+    Args:
+        body: Returns token vectors [batch, length, width] of ``input_ids`` and ``attention_mask``.
+        pooling: How they become one vector.
+        head: The task head.
+    """
+
+    def __init__(self, body: nn.Module, pooling: Pooling, head: SentenceHead) -> None:
+        super().__init__()
+        self.body = body
+        self.pooling = pooling
+        self.task_head = head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits [batch, labels] of token ids and mask [batch, length]."""
+        hidden = self.body(input_ids, attention_mask)
+        features = pool(hidden, attention_mask.to(torch.float32), self.pooling)
+        logits: Tensor = self.task_head(features)
+        return logits
 
 
 def _read_json(path: Path) -> object:

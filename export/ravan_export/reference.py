@@ -1,7 +1,8 @@
 """The slow twin: torch autograd on the original model, adapters hooked onto its linear layers.
 
 Nothing here is shared with what is captured: the model makes its own mask from the raw
-``attention_mask``, pooling and loss are torch's, and an adapter is the paper's formula, head by head.
+``attention_mask``, the loss is torch's (``Task.reference``), and an adapter is the paper's formula,
+head by head.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ravan_export.adaptation import Adaptation
 from ravan_export.source import Source
-from ravan_export.tasks.text_classification import IGNORED
+from ravan_export.tasks import Task
 
 __all__ = ["Reference", "autograd", "to_float64"]
 
@@ -31,7 +31,7 @@ class Reference:
     """What autograd found for one batch.
 
     Args:
-        loss_sum: Sum over labelled rows.
+        loss_sum: Sum over what has a label.
         gradients: With respect to every tensor of the tensor table.
     """
 
@@ -80,48 +80,16 @@ def _hooked(source: Source, adaptation: Adaptation, values: Mapping[str, Tensor]
             handle.remove()
 
 
-def _pooled(source: Source, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Sentence vectors of fixed scale, as sentence-transformers pools and torch normalises."""
-    if source.pooling is None:
-        raise ValueError("a classifier has no pooling")
-    parts = []
-    for mode in source.pooling.modes:
-        if mode == "cls":
-            parts.append(hidden[:, 0])
-        elif mode == "mean":
-            kept = [row[keep.bool()].mean(0) for row, keep in zip(hidden, mask, strict=True)]
-            parts.append(torch.stack(kept))
-        else:
-            parts.append(
-                torch.stack(
-                    [row[keep.bool()].amax(0) for row, keep in zip(hidden, mask, strict=True)]
-                )
-            )
-    features = torch.cat(parts, 1)
-    scaled: Tensor = functional.normalize(features) * features.shape[1] ** 0.5
-    return scaled
-
-
-def _logits(source: Source, batch: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Tensor:
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if source.pooling is not None:
-        hidden = source.model(**inputs).last_hidden_state
-        features = _pooled(source, hidden, inputs["attention_mask"])
-        return functional.linear(features, values["task_head.weight"], values["task_head.bias"])
-    own = {full: values[name] for name, (full, _) in source.task_head.items()}
-    logits: Tensor = torch.func.functional_call(source.model, own, kwargs=inputs).logits
-    return logits
-
-
 def autograd(
-    source: Source, adaptation: Adaptation, batch: Arrays, parameters: Arrays
+    task: Task, source: Source, adaptation: Adaptation, batch: Arrays, parameters: Arrays
 ) -> Reference:
     """Loss and all gradients of one batch.
 
     Args:
+        task: Forms the loss.
         source: The model, in the precision to compute in.
         adaptation: What trains.
-        batch: ``input_ids``, ``attention_mask`` [batch, length], ``labels`` [batch].
+        batch: The task's inputs and ``labels``.
         parameters: A value for every tensor of the tensor table.
     """
     dtype = next(source.model.parameters()).dtype
@@ -130,11 +98,12 @@ def autograd(
         for name, array in parameters.items()
     }
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in batch.items()}
+    tensors = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
     with _hooked(source, adaptation, values):
-        logits = _logits(source, tensors, values)
-        loss = functional.cross_entropy(
-            logits, tensors["labels"], ignore_index=IGNORED, reduction="sum"
-        )
+        loss = task.reference(source, tensors, values)
         gradients = torch.autograd.grad(loss, list(values.values()))
     return Reference(
         float(loss.detach()),

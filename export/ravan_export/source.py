@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,53 +17,103 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers import logging as transformers_logging
 
-from ravan_edge.artifact.manifest import ModelInfo
+from ravan_edge.artifact.manifest import ImageSettings, ModelInfo, TextSettings
 from ravan_edge.errors import ModelError
-from ravan_edge.generator import Purpose, Stream
-from ravan_export.families import FAMILIES, EncoderLogits, Family
-from ravan_export.pooling import Pooling, SentenceHead, read_pooling
+from ravan_export.families import FAMILIES, Family, Form
+from ravan_export.pooling import Pooling
 
-__all__ = ["Source", "load", "resolve"]
+__all__ = ["Checkpoint", "Source", "check_complete", "open_checkpoint", "resolve"]
 
-_CLASSIFIER = "ForSequenceClassification"
 _HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.pt", "model.pt")
-_INIT_SPREAD = 0.02
-"""The standard deviation with which Hugging Face fills a new classifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder that passed the checks before loading.
+
+    Args:
+        folder: Its files.
+        name: As the manifest says it.
+        config: Its configuration; a task may set the number of labels before it loads.
+        family: Its family.
+        form: How the family does the task.
+        stored: Bytes of the weights.
+    """
+
+    folder: Path
+    name: str
+    config: PreTrainedConfig
+    family: Family
+    form: Form
+    stored: int
+
+    def load(self, optimum_task: str) -> tuple[Any, set[str]]:
+        """The model in eval mode, and the names of parameters the checkpoint does not have.
+
+        Args:
+            optimum_task: optimum's name of the task, which chooses the class unless the form does.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        return _load(self, optimum_task)
+
+    def info(self, model: nn.Module) -> ModelInfo:
+        """What the manifest says of the loaded model."""
+        return ModelInfo(
+            name=self.name,
+            architecture=type(model).__name__,
+            family=self.family.name,
+            license=_license(self.folder),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            bytes=self.stored,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A loaded model.
+    """A model loaded for one task.
 
     Args:
-        folder: Its files.
+        checkpoint: Where it is from.
         info: For the manifest.
-        family: Its family.
         model: The Hugging Face model, in eval mode, float32, attention written out.
-        config: Its configuration.
-        logits: The function that is captured; holds ``model`` and, for a bare encoder, a task head.
-        task_modules: Modules of ``model`` that are its own task head.
-        task_head: Trained parameters: name in the tensor table -> (dotted name in ``logits``,
-            initial value).
+        captured: The module that is captured: holds ``model`` and, for a bare encoder, a task head.
+        labels: The label map; empty for a task without one.
+        task_modules: Modules of ``model`` that take no adapters: its own task head, a vocabulary
+            matrix.
+        task_head: Trained parameters: name in the tensor table -> (dotted name in ``captured``,
+            initial value). Empty for a task without a label map.
+        frozen: Tensors of ``model`` that the task's loss reads beside the output, by its names.
+        text: How texts are read; None for images.
+        image: How images are read; None for texts.
         pooling: Of a bare encoder.
-        pad_id: The padding token.
-        max_length: Most tokens of a text.
         notices: What a person should know.
     """
 
-    folder: Path
+    checkpoint: Checkpoint
     info: ModelInfo
-    family: Family
-    model: nn.Module
-    config: PreTrainedConfig
-    logits: EncoderLogits
-    task_modules: tuple[str, ...]
-    task_head: Mapping[str, tuple[str, NDArray[np.float32]]]
-    pooling: Pooling | None
-    pad_id: int
-    max_length: int
-    notices: tuple[str, ...]
+    model: Any
+    captured: nn.Module
+    labels: tuple[str, ...] = ()
+    task_modules: tuple[str, ...] = ()
+    task_head: Mapping[str, tuple[str, NDArray[np.float32]]] = field(default_factory=dict)
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    text: TextSettings | None = None
+    image: ImageSettings | None = None
+    pooling: Pooling | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's configuration."""
+        return self.checkpoint.config
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return self.checkpoint.family
 
 
 def resolve(model: str) -> tuple[Path, str]:
@@ -107,12 +158,13 @@ def _config(folder: Path) -> PreTrainedConfig:
             where=str(path),
             hint="convert it to an architecture that transformers has",
         )
-    known = sorted(kind for family in FAMILIES for kind in family.model_types)
-    if document.get("model_type") not in known:
+    if not any(document.get("model_type") in family.model_types for family in FAMILIES):
+        known = sorted(kind for family in FAMILIES for kind in family.model_types)
         raise ModelError(
-            f"model type {document.get('model_type')!r} is not known for text-classification",
+            f"model type {document.get('model_type')!r} is not known",
             where=str(path),
-            hint=f"known are {', '.join(known)}; a further family is one file in families/",
+            hint=f"known are {', '.join(known)}; a further family is one file in "
+            "export/ravan_export/families (docs/export.md)",
         )
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
@@ -152,16 +204,17 @@ def _license(folder: Path) -> str | None:
     return line[1] if line else None
 
 
-def _load(folder: Path, config: PreTrainedConfig, task: str) -> tuple[nn.Module, set[str]]:
-    """The model in eval mode, and the names of parameters the checkpoint does not have."""
-    model_class = TasksManager.get_model_class_for_task(task, framework="pt")
+def _load(checkpoint: Checkpoint, optimum_task: str) -> tuple[Any, set[str]]:
+    model_class: Any = checkpoint.form.model_class or TasksManager.get_model_class_for_task(
+        optimum_task, framework="pt"
+    )
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         model, report = model_class.from_pretrained(
-            folder,
-            config=config,
+            checkpoint.folder,
+            config=checkpoint.config,
             dtype=torch.float32,
             attn_implementation="eager",
             use_safetensors=True,
@@ -173,7 +226,7 @@ def _load(folder: Path, config: PreTrainedConfig, task: str) -> tuple[nn.Module,
         first = str(error).strip().splitlines()
         raise ModelError(
             f"cannot be loaded: {type(error).__name__}: {first[0] if first else ''}",
-            where=str(folder),
+            where=str(checkpoint.folder),
             hint="download the model again; config and weights must belong together",
         ) from error
     finally:
@@ -183,97 +236,42 @@ def _load(folder: Path, config: PreTrainedConfig, task: str) -> tuple[nn.Module,
     return model.eval(), {str(name) for name in report["missing_keys"]}
 
 
-def load(folder: Path, name: str, labels: Sequence[str], seed: int) -> Source:
-    """Load a text classifier or a sentence encoder.
+def _form(family: Family, task: str, folder: Path) -> Form:
+    form = family.forms.get(task)
+    if form is not None:
+        return form
+    able = [item.name for item in FAMILIES if task in item.forms]
+    raise ModelError(
+        f"{family.name} cannot be exported for {task}",
+        where=str(folder),
+        hint=f"{family.name} has {', '.join(family.forms)}; {task} works for "
+        f"{', '.join(able) or 'no family yet'}",
+    )
+
+
+def open_checkpoint(folder: Path, name: str, task: str) -> Checkpoint:
+    """Check a folder, without loading its weights.
 
     Args:
         folder: From :func:`resolve`.
         name: As the manifest says it.
-        labels: The label map.
-        seed: Of parameters that a checkpoint without classifier does not have.
+        task: Of the manifest.
 
     Raises:
-        ModelError: It cannot be loaded safely, or does not fit the task.
+        ModelError: It cannot be loaded safely, or its family is not known or cannot do the task.
     """
     config = _config(folder)
-    stored = _check_weights(folder)
     family = next(item for item in FAMILIES if config.model_type in item.model_types)
-    pooling = read_pooling(folder)
-    architectures = config.architectures or [""]
-    classifies = str(architectures[0]).endswith(_CLASSIFIER)
-    if pooling is None:
-        _check_labels(config, labels, folder, classifies=classifies)
-        config.num_labels = len(labels)
-    task = "text-classification" if pooling is None else "feature-extraction"
-    model, missing = _load(folder, config, task)
-    notices: tuple[str, ...] = ()
-    if pooling is None:
-        modules, own_head = _own_head(model)
-        new = [item for item in own_head.values() if item[0] in missing]
-        if new:
-            _fill(own_head, missing, seed)
-            notices = ("the checkpoint has no classifier: its task head starts at random",)
-        _check_complete(missing, modules, folder)
-        logits = EncoderLogits(model, family)
-        task_head = {key: (full, _array(tensor)) for key, (full, tensor) in own_head.items()}
-    else:
-        modules = ()
-        _check_complete(missing, ("pooler",), folder)
-        head = SentenceHead(config.hidden_size * len(pooling.modes), len(labels))
-        head.requires_grad_(requires_grad=False)
-        logits = EncoderLogits(model, family, pooling, head)
-        task_head = {
-            f"task_head.{key}": (f"task_head.{key}", _array(tensor))
-            for key, tensor in head.named_parameters()
-        }
-    info = ModelInfo(
-        name=name,
-        architecture=type(model).__name__,
-        family=family.name,
-        license=_license(folder),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        bytes=stored,
-    )
-    return Source(
-        folder=folder,
-        info=info,
-        family=family,
-        model=model,
-        config=config,
-        logits=logits.eval(),
-        task_modules=modules,
-        task_head=task_head,
-        pooling=pooling,
-        pad_id=int(config.pad_token_id or 0),
-        max_length=int(config.max_position_embeddings) - family.position_offset,
-        notices=notices,
-    )
+    form = _form(family, task, folder)
+    return Checkpoint(folder, name, config, family, form, _check_weights(folder))
 
 
-def _check_labels(
-    config: PreTrainedConfig, labels: Sequence[str], folder: Path, *, classifies: bool
-) -> None:
-    if not classifies:
-        return
-    if config.num_labels == 1 or config.problem_type in {
-        "regression",
-        "multi_label_classification",
-    }:
-        raise ModelError(
-            "the checkpoint's head is for regression or several labels a text",
-            where=str(folder),
-            hint="text-classification needs one label a text: export the model without that head",
-        )
-    if config.num_labels != len(labels):
-        raise ModelError(
-            f"the checkpoint's own task head has {config.num_labels} labels, --labels names "
-            f"{len(labels)}",
-            where=str(folder),
-            hint="name its own labels, or export the encoder it was made from",
-        )
+def check_complete(missing: set[str], allowed: Sequence[str], folder: Path) -> None:
+    """Refuse a checkpoint that lacks parameters outside the modules that may be new.
 
-
-def _check_complete(missing: set[str], allowed: Sequence[str], folder: Path) -> None:
+    Raises:
+        ModelError: Names the first one.
+    """
     lost = sorted(
         name for name in missing if not any(name.startswith(f"{module}.") for module in allowed)
     )
@@ -283,39 +281,3 @@ def _check_complete(missing: set[str], allowed: Sequence[str], folder: Path) -> 
             where=str(folder),
             hint="config.json and the weights must belong together: download the model again",
         )
-
-
-def _own_head(model: nn.Module) -> tuple[tuple[str, ...], dict[str, tuple[str, Tensor]]]:
-    """Modules outside the encoder, and their parameters under ``task_head.*``."""
-    encoder = str(getattr(model, "base_model_prefix", ""))
-    modules = tuple(
-        name
-        for name, module in model.named_children()
-        if name != encoder and any(True for _ in module.parameters())
-    )
-    if not modules:
-        raise ModelError("has no task head of its own", where=type(model).__name__)
-    tensors: dict[str, tuple[str, Tensor]] = {}
-    for full, tensor in model.named_parameters():
-        top, _, rest = full.partition(".")
-        if top in modules:
-            tensors[f"task_head.{rest if len(modules) == 1 else full}"] = (full, tensor)
-    return modules, tensors
-
-
-def _fill(head: Mapping[str, tuple[str, Tensor]], missing: set[str], seed: int) -> None:
-    for index, (full, tensor) in enumerate(head.values()):
-        if full not in missing:
-            continue
-        numbers = np.zeros(tensor.numel())
-        if tensor.dim() > 1:
-            numbers = _INIT_SPREAD * Stream(seed, Purpose.TASK_HEAD, index=index).normal(
-                tensor.numel()
-            )
-        with torch.no_grad():
-            tensor.copy_(torch.from_numpy(numbers.reshape(tensor.shape)))
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.detach().numpy()
-    return array

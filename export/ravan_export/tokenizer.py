@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ravan_edge.errors import ModelError
 
-__all__ = ["tokenizer_bytes"]
+__all__ = ["TOKENIZER_FILE", "tokenizer_bytes"]
 
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
 _MAX_BYTES = 256 << 20
 
 

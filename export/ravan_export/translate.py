@@ -15,12 +15,12 @@ from ravan_export.graph.value import BOOL, FLOAT, INT32, INT64, Dim, Shape
 from ravan_export.rules import RULES, Call
 from ravan_export.rules.registry import Adapter
 
-__all__ = ["INLINE_LIMIT", "translate"]
+__all__ = ["ELEMENT_TYPES", "INLINE_LIMIT", "frozen_name", "translate"]
 
 INLINE_LIMIT = 16 * 1024
 """Integer buffers (position numbers) up to this many bytes are stored inside the graph."""
 
-_TYPES = {
+ELEMENT_TYPES = {
     torch.float32: FLOAT,
     torch.int64: INT64,
     torch.int32: INT32,
@@ -72,7 +72,7 @@ class _Translator:
         same = self.leaves.get(key)
         if same is not None and same.value.shape == tuple(tensor.shape):
             return same  # tied weights are one tensor of the base
-        if tensor.dtype not in _TYPES:
+        if tensor.dtype not in ELEMENT_TYPES:
             raise ModelError(
                 f"it is stored as {tensor.dtype}", where=name, hint="load the model as float32"
             )
@@ -80,7 +80,7 @@ class _Translator:
         if not tensor.is_floating_point() and tensor.nbytes <= INLINE_LIMIT:
             value = builder.constant(tensor.detach().numpy())
         else:
-            value = builder.parameter(name, tuple(tensor.shape), _TYPES[tensor.dtype])
+            value = builder.parameter(name, tuple(tensor.shape), ELEMENT_TYPES[tensor.dtype])
         var = self.tape.leaf(value, origin=name)
         self.leaves[key] = var
         return var
@@ -122,7 +122,9 @@ class _Translator:
         call = Call(
             tape=self.tape,
             shape=self.shape(found) if isinstance(found, torch.Tensor) else (),
-            dtype=_TYPES.get(found.dtype, FLOAT) if isinstance(found, torch.Tensor) else INT64,
+            dtype=ELEMENT_TYPES.get(found.dtype, FLOAT)
+            if isinstance(found, torch.Tensor)
+            else INT64,
             layer=layer_of(node),
             adapters=self.adapters,
             only_user=operator_name(users[0]) if len(users) == 1 else "",
@@ -138,7 +140,7 @@ class _Translator:
         return var
 
     def run(self) -> Var:
-        """The logits."""
+        """What the captured module returns."""
         for node in self.program.nodes:
             if node.op == "placeholder":
                 if node.users:
@@ -166,6 +168,22 @@ def translate(
         adapters: Adapters by the dotted name of the weight they belong to.
 
     Returns:
-        The logits.
+        What the captured module returns.
     """
     return _Translator(program, tape, batch, trainables, adapters).run()
+
+
+def frozen_name(program: Program, tensor: torch.Tensor, otherwise: str) -> str:
+    """What the base calls a tensor of the model: a tied one has the name it is first read by.
+
+    Args:
+        program: The captured model.
+        tensor: A parameter of the model itself, not a copy.
+        otherwise: Its name if the captured pass does not read it.
+    """
+    for node in program.nodes:
+        if node.op == "placeholder" and node.users and node.name in program.tensors:
+            name, found = program.tensors[node.name]
+            if found.data_ptr() == tensor.data_ptr() and found.shape == tensor.shape:
+                return name
+    return otherwise

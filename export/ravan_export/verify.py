@@ -21,15 +21,13 @@ from ravan_edge.plans.conformance import relative_error
 from ravan_export.adaptation import Adaptation
 from ravan_export.reference import Reference, autograd, to_float64
 from ravan_export.source import Source
+from ravan_export.tasks import Task
 
 __all__ = ["CONFORMANCE_FILE", "TOLERANCE", "Case", "check", "make_cases"]
 
 CONFORMANCE_FILE = "conformance.safetensors"
 TOLERANCE = 1e-5
 _LEAST_MOVE = 0.01
-_SHAPES = ((3, 9), (2, 14))
-_SHORTER = 4
-_IGNORED = -100
 _SECONDS = 600
 
 Array = NDArray[Any]
@@ -65,7 +63,7 @@ class Case:
 
     Args:
         name: ``a`` or ``b``.
-        batch: Token ids, mask and labels, padded.
+        batch: The task's inputs and labels, padded.
         parameters: Random values of every trained tensor, scales other than 1.
         reference: In float32.
         loss_move: How far the adapters move the loss, relative.
@@ -77,6 +75,12 @@ class Case:
     reference: Reference
     loss_move: float
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first input."""
+        first: tuple[int, ...] = next(iter(self.batch.values())).shape
+        return first
+
     def tensors(self) -> dict[str, Array]:
         """The case as it is stored (docs/artifact.md, section 7)."""
         stored = {f"{self.name}.{key}": array for key, array in self.batch.items()}
@@ -86,28 +90,6 @@ class Case:
         }
         stored[f"{self.name}.loss_sum"] = np.asarray(self.reference.loss_sum, np.float32)
         return stored
-
-
-def _batch(
-    source: Source, labels: int, shape: tuple[int, int], use: int, seed: int
-) -> dict[str, Array]:
-    """A padded batch of random tokens; with three rows the last one has no label."""
-    rows, length = shape
-    words = (
-        Stream(seed, Purpose.CONFORMANCE, index=use).words(rows * length + rows).astype(np.int64)
-    )
-    table = source.model.get_input_embeddings()  # type: ignore[operator]
-    ids = words[: rows * length].reshape(shape) % int(table.weight.shape[0])
-    # A token that happens to be the padding's would change the positions RoBERTa counts.
-    ids[ids == source.pad_id] = (source.pad_id + 1) % int(table.weight.shape[0])
-    mask = np.ones(shape, np.int64)
-    for row in range(1, rows):
-        mask[row, max(1, length - _SHORTER * row) :] = 0
-    ids[mask == 0] = source.pad_id
-    targets = words[rows * length :] % labels
-    if rows > 2:
-        targets[-1] = _IGNORED
-    return {"input_ids": ids, "attention_mask": mask, "labels": targets}
 
 
 def _parameters(
@@ -139,11 +121,11 @@ def _without_adapters(parameters: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def make_cases(
+    task: Task,
     source: Source,
     adaptation: Adaptation,
     table: tuple[TensorEntry, ...],
     initial: Mapping[str, Array],
-    labels: int,
 ) -> list[Case]:
     """Two padded batches of different shape, at trained values that move the loss by 1 % or more.
 
@@ -152,13 +134,13 @@ def make_cases(
     """
     seed = adaptation.settings.seed
     cases = []
-    for use, shape in enumerate(_SHAPES):
-        batch = _batch(source, labels, shape, use, seed)
+    for use in range(2):
+        batch = task.batch(source, use)
         for size in (0.1, 0.3, 1.0, 3.0, 10.0):
             parameters = _parameters(table, initial, use, seed, size)
-            found = autograd(source, adaptation, batch, parameters)
+            found = autograd(task, source, adaptation, batch, parameters)
             still = initial if not adaptation.layers else _without_adapters(parameters)
-            start = autograd(source, adaptation, batch, still).loss_sum
+            start = autograd(task, source, adaptation, batch, still).loss_sum
             move = abs(found.loss_sum - start) / (abs(start) or 1.0)
             if move >= _LEAST_MOVE:
                 break
@@ -197,13 +179,15 @@ def _run_child(folder: Path, threads: int) -> list[dict[str, Any]]:
     return list(report)
 
 
-def _limits(source: Source, adaptation: Adaptation, case: Case, worst: float) -> dict[str, float]:
+def _limits(
+    task: Task, source: Source, adaptation: Adaptation, case: Case, worst: float
+) -> dict[str, float]:
     """The limit of each tensor; twice float32's own error where 1e-5 is too tight for the model."""
     names = ("loss_sum", *case.parameters)
     if worst <= TOLERANCE:
         return dict.fromkeys(names, TOLERANCE)
     with to_float64(source):
-        exact = autograd(source, adaptation, case.batch, case.parameters)
+        exact = autograd(task, source, adaptation, case.batch, case.parameters)
     loss = abs(case.reference.loss_sum - exact.loss_sum) / (abs(exact.loss_sum) or 1.0)
     limits = {"loss_sum": max(TOLERANCE, 2 * loss)}
     for name, gradient in exact.gradients.items():
@@ -213,7 +197,12 @@ def _limits(source: Source, adaptation: Adaptation, case: Case, worst: float) ->
 
 
 def check(
-    folder: Path, source: Source, adaptation: Adaptation, cases: list[Case], threads: int
+    folder: Path,
+    task: Task,
+    source: Source,
+    adaptation: Adaptation,
+    cases: list[Case],
+    threads: int,
 ) -> Conformance:
     """Run a finished artifact in a fresh process without torch and compare.
 
@@ -228,7 +217,7 @@ def check(
     for case in cases:
         errors: dict[str, float] = report[case.name]["errors"]
         worst = max(errors, key=lambda name: errors[name] if errors[name] >= 0 else np.inf)
-        limits = _limits(source, adaptation, case, max(errors.values()))
+        limits = _limits(task, source, adaptation, case, max(errors.values()))
         for name, error in errors.items():
             if not error <= limits[name]:
                 raise ModelError(
@@ -246,7 +235,7 @@ def check(
         rows.append(
             ConformanceCase(
                 name=case.name,
-                batch=case.batch["input_ids"].shape,
+                batch=case.shape,
                 loss=case.reference.loss_sum,
                 loss_move=case.loss_move,
                 worst_error=errors[worst],

@@ -16,7 +16,8 @@ from ravan_edge.plans.whole import WholeStep
 from ravan_export.adaptation import adapt
 from ravan_export.reference import autograd
 from ravan_export.settings import ExportSettings
-from ravan_export.source import load
+from ravan_export.source import open_checkpoint
+from ravan_export.tasks import TASKS
 
 Arrays = dict[str, NDArray[Any]]
 SETTINGS = RuntimeSettings(threads=1)
@@ -79,14 +80,16 @@ def test_loss_and_gradients_are_those_of_the_original_model(
     kind: str, method: str, exported: Any, tiny_model: Any
 ) -> None:
     artifact = exported(kind, method=method)
-    source = load(tiny_model(kind), kind, artifact.manifest.labels, 0)
     settings = ExportSettings(method=method, lora_budget=2)  # type: ignore[arg-type]
+    task = TASKS[artifact.manifest.task](settings)
+    checkpoint = open_checkpoint(tiny_model(kind), kind, task.name)
+    source = task.load(checkpoint, artifact.manifest.labels)
     adaptation = adapt(source.model, source.family, source.task_modules, settings)
     heads = random_heads(artifact)
     for rows, length in ((4, 11), (1, 1), (2, 24)):
         inputs = batch(rows, length, pad=PAD.get(kind, 0))
         inputs["labels"][-1] = -100 if rows > 1 else 2
-        expected = autograd(source, adaptation, inputs, heads)
+        expected = autograd(task, source, adaptation, inputs, heads)
         result, gradients = run(artifact, inputs, heads)
         assert result.loss_sum == pytest.approx(expected.loss_sum, rel=1e-5)
         assert result.count == (rows - 1 or 1)

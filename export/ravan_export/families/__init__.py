@@ -2,10 +2,9 @@
 
 from ravan_export.families.bert import BERT
 from ravan_export.families.distilbert import DISTILBERT
-from ravan_export.families.encoder import EncoderLogits
-from ravan_export.families.family import Family
+from ravan_export.families.family import Family, Form
 from ravan_export.families.roberta import ROBERTA
 
-__all__ = ["BERT", "DISTILBERT", "FAMILIES", "ROBERTA", "EncoderLogits", "Family"]
+__all__ = ["FAMILIES", "Family", "Form"]
 
 FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, DISTILBERT)

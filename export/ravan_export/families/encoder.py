@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from ravan_export.families.family import Family
-from ravan_export.pooling import Pooling, SentenceHead, pool
+from ravan_export.families.family import Form
 
-__all__ = ["EncoderLogits"]
+__all__ = ["EncoderOutput", "encoder_forms"]
 
 
-class EncoderLogits(nn.Module):
-    """``forward(input_ids, attention_mask) -> logits`` around an unchanged Hugging Face model.
+class EncoderOutput(nn.Module):
+    """``forward(input_ids, attention_mask)`` around an unchanged Hugging Face model.
 
     The mask is handed over as the additive [batch, 1, 1, length] one that the model would make
     itself, which broadcasts: the model's own is [batch, 1, length, length].
 
     Args:
         model: A classifier that returns ``.logits``, or a bare encoder.
-        family: What it takes.
-        pooling: Of a bare encoder; None for a classifier.
-        head: The linear task head of a bare encoder.
+        token_types: Whether the model takes ``token_type_ids`` (a single text has only zeros, which
+            are then folded into the graph).
     """
 
     token_types: Tensor
 
-    def __init__(
-        self,
-        model: nn.Module,
-        family: Family,
-        pooling: Pooling | None = None,
-        head: SentenceHead | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, *, token_types: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.family = family
-        self.pooling = pooling
-        self.task_head = head
+        self.takes_token_types = token_types
         self.register_buffer("token_types", torch.zeros(1, 1, dtype=torch.int64), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [batch, labels] of token ids and mask [batch, length]."""
+        """Logits of a classifier, else token vectors [batch, length, width].
+
+        Args:
+            input_ids: [batch, length].
+            attention_mask: [batch, length], 1 for tokens and 0 for padding.
+        """
         mask = attention_mask.to(torch.float32)
         hidden = torch.finfo(torch.float32).min * (1.0 - mask)
         inputs = {"input_ids": input_ids, "attention_mask": hidden[:, None, None, :]}
-        if self.family.token_types:
+        if self.takes_token_types:
             inputs["token_type_ids"] = self.token_types
         output = self.model(**inputs)
-        if self.pooling is None or self.task_head is None:
-            logits: Tensor = output.logits
-            return logits
-        features = pool(output.last_hidden_state, mask, self.pooling)
-        scaled: Tensor = self.task_head(features)
-        return scaled
+        found: Tensor = output.logits if "logits" in output else output.last_hidden_state
+        return found
+
+
+def encoder_forms(*, token_types: bool = False) -> Mapping[str, Form]:
+    """What encoders of BERT's kind can do."""
+    return {"text-classification": Form(partial(EncoderOutput, token_types=token_types))}

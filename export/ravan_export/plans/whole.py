@@ -20,10 +20,10 @@ from ravan_export.graph import Builder, Tape, Value, Var
 from ravan_export.graph.finish import BASE_FILE, OPSET, Span, finish, frozen_names
 from ravan_export.graph.value import FLOAT, INT64
 from ravan_export.rules.registry import Adapter
-from ravan_export.tasks import TextClassification
-from ravan_export.translate import translate
+from ravan_export.tasks import Task
+from ravan_export.translate import ELEMENT_TYPES, translate
 
-__all__ = ["GRAPHS", "WholePlan", "build_whole"]
+__all__ = ["GRAPHS", "Parts", "WholePlan", "build_whole"]
 
 GRAPHS = {"step": "plans/whole/step.onnx", "eval": "plans/whole/eval.onnx"}
 _TYPES = {FLOAT: "float32", INT64: "int64"}
@@ -35,6 +35,19 @@ class _Graph:
 
     builder: Builder
     outputs: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Tensors that a task adds to the captured pass.
+
+    Args:
+        task_head: Trained parameters: graph input -> (dotted name in the program, shape).
+        frozen: What the loss reads: the task's name for it -> (name in the base, shape).
+    """
+
+    task_head: Mapping[str, tuple[str, tuple[int, ...]]]
+    frozen: Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +128,8 @@ def _adapters(
 def _build(
     program: Program,
     adaptation: Adaptation,
-    task: TextClassification,
-    task_head: Mapping[str, tuple[str, tuple[int, ...]]],
+    task: Task,
+    parts: Parts,
     tokens: int,
     *,
     step: bool,
@@ -124,32 +137,34 @@ def _build(
     builder = Builder()
     tape = Tape(builder)
     batch = {
-        name: builder.input(name, ("batch", "length"), INT64) for name in program.inputs.values()
+        name: builder.input(name, shape, ELEMENT_TYPES[dtype])
+        for name, (shape, dtype) in program.batch.items()
     }
-    loss_inputs = task.inputs(builder)
+    labels = builder.input("labels", task.label_dims, INT64)
     adapters, trained = _adapters(tape, adaptation, tokens, trains=step)
     parameters: dict[str, Var] = {}
-    for name, (full, shape) in task_head.items():
+    for name, (full, shape) in parts.task_head.items():
         trained[name] = parameters[full] = tape.leaf(builder.input(name, shape), trains=step)
-    logits = translate(program, tape, batch, parameters, adapters)
-    loss = task.loss(builder, logits.value, loss_inputs)
+    output = translate(program, tape, batch, parameters, adapters)
+    frozen = {role: builder.parameter(name, shape) for role, (name, shape) in parts.frozen.items()}
+    loss = task.loss(builder, output.value, labels, frozen)
     outputs = {name: builder.exact(value) for name, value in loss.outputs.items()}
     if step:
-        gradients = tape.backward(logits, loss.gradient)
+        gradients = tape.backward(output, loss.gradient)
         for name, var in trained.items():
             outputs[f"grad.{name}"] = builder.exact(
                 builder.reshape(gradients[var], var.value.shape)
             )
-    else:
-        outputs["logits"] = builder.exact(logits.value)
+    elif task.signature.logits_axes is not None:
+        outputs["logits"] = builder.exact(output.value)
     return _Graph(builder, outputs)
 
 
 def build_whole(
     program: Program,
     adaptation: Adaptation,
-    task: TextClassification,
-    task_head: Mapping[str, tuple[str, tuple[int, ...]]],
+    task: Task,
+    parts: Parts,
     tokens: int,
 ) -> WholePlan:
     """Build both graphs of a captured model.
@@ -158,11 +173,11 @@ def build_whole(
         program: Its forward pass.
         adaptation: What trains.
         task: How the loss is formed.
-        task_head: Trained parameters: graph input -> (dotted name in the program, shape).
+        parts: Tensors that the task adds.
         tokens: How many a step usually has: decides the cheaper order of an adapter's products.
     """
     graphs = {
-        role: _build(program, adaptation, task, task_head, tokens, step=role == "step")
+        role: _build(program, adaptation, task, parts, tokens, step=role == "step")
         for role in GRAPHS
     }
     names = [

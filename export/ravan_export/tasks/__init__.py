@@ -1,5 +1,11 @@
-"""Tasks: how a loss sum, its count and the metrics are formed from a model's output."""
+"""Tasks: how a model is loaded for one, and how a loss sum, its count and the metrics are formed."""
 
+from collections.abc import Mapping
+
+from ravan_export.tasks.task import IGNORED, Loss, Task
 from ravan_export.tasks.text_classification import TextClassification
 
-__all__ = ["TextClassification"]
+__all__ = ["IGNORED", "TASKS", "Loss", "Task"]
+
+TASKS: Mapping[str, type[Task]] = {task.name: task for task in (TextClassification,)}
+"""By the name that the manifest and ``--task`` use."""

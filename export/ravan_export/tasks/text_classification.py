@@ -1,62 +1,143 @@
-"""Text classification: cross entropy of [batch, labels] logits, summed over labelled rows."""
+"""Text classification: one label for each text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from ravan_export.graph import Builder, Value
-from ravan_export.graph.value import BOOL, FLOAT, INT64
+from ravan_export.pooling import Pooling, SentenceHead, SentenceLogits, read_pooling
+from ravan_export.source import Checkpoint, Source, check_complete
+from ravan_export.tasks.classifier import load_classifier
+from ravan_export.tasks.rows import cross_entropy
+from ravan_export.tasks.task import IGNORED, Array, Loss, Task
+from ravan_export.tasks.text import (
+    TEXT_DIMS,
+    TEXT_INPUTS,
+    padded_ids,
+    random_words,
+    text_example,
+    text_settings,
+)
 
-__all__ = ["IGNORED", "Loss", "TextClassification"]
+__all__ = ["TextClassification"]
 
-IGNORED = -100
-"""The label of a row that counts nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What a task makes of the logits.
-
-    Args:
-        outputs: ``loss_sum`` and ``count``, then the metrics, all scalars.
-        gradient: Of ``loss_sum`` with respect to the logits.
-    """
-
-    outputs: dict[str, Value]
-    gradient: Value
+_SHAPES = ((3, 9), (2, 14))
 
 
-class TextClassification:
-    """One label for each row."""
+class TextClassification(Task):
+    """A classifier with its own head, or an encoder whose pooled vectors enter a linear head."""
 
     name = "text-classification"
+    optimum_task = "text-classification"
+    dims = TEXT_DIMS
+    label_dims = ("batch",)
 
-    def inputs(self, builder: Builder) -> dict[str, Value]:
-        """Inputs of the batch that only the loss reads."""
-        return {"labels": builder.input("labels", ("batch",), INT64)}
+    def load(self, checkpoint: Checkpoint, labels: tuple[str, ...]) -> Source:
+        """Load it; a folder that declares a pooling, or a form that does, gets a linear head."""
+        pooling = read_pooling(checkpoint.folder) or checkpoint.form.pooling
+        if pooling is not None:
+            return _sentence_encoder(checkpoint, labels, pooling)
+        found = load_classifier(
+            checkpoint,
+            self.optimum_task,
+            labels,
+            self.options.seed,
+            suffix="ForSequenceClassification",
+        )
+        return Source(
+            checkpoint=checkpoint,
+            info=checkpoint.info(found.model),
+            model=found.model,
+            captured=checkpoint.form.capture(found.model).eval(),
+            labels=labels,
+            task_modules=found.modules,
+            task_head=found.head,
+            text=text_settings(checkpoint),
+            notices=found.notices,
+        )
 
-    def loss(self, builder: Builder, logits: Value, inputs: dict[str, Value]) -> Loss:
-        """The sum over rows with a label of -log softmax(logits)[label]; d logits = p - onehot."""
-        b = builder
-        labels = inputs["labels"]
-        rows, classes = logits.shape
-        ignored = b.binary("Equal", labels, b.reshape(b.constant([IGNORED]), ()), BOOL)
-        kept = b.unary("Not", ignored)
-        zero = b.reshape(b.constant([0]), ())
-        label = b.reshape(b.where(kept, labels, zero), (rows, 1))
-        weight = b.cast(kept, FLOAT)
+    def example(self, source: Source) -> dict[str, Tensor]:
+        """Token ids and mask [3, 7]."""
+        return text_example(source, self.optimum_task)
 
-        logp = b.op("LogSoftmax", [b.name(logits)], logits.shape, axis=-1)
-        picked = b.op("GatherElements", [logp.name, label.name], (rows, 1), axis=1)
-        weighted = b.mul(b.reshape(picked, (rows,)), weight)
-        loss_sum = b.reduce("ReduceSum", weighted, (0,), keep=False).times(-1.0)
-        count = b.reduce("ReduceSum", b.cast(kept, INT64), (0,), keep=False)
-        best = b.op("ArgMax", [b.name(logits)], (rows,), INT64, axis=-1, keepdims=0)
-        hit = b.binary("And", b.binary("Equal", best, labels, BOOL), kept, BOOL)
-        correct = b.reduce("ReduceSum", b.cast(hit, INT64), (0,), keep=False)
+    def loss(
+        self, builder: Builder, output: Value, labels: Value, frozen: Mapping[str, Value]
+    ) -> Loss:
+        """Cross entropy of the logits [batch, labels]."""
+        del frozen
+        return cross_entropy(builder, output, labels)
 
-        numbers = b.constant([*range(int(classes))])
-        onehot = b.cast(b.binary("Equal", numbers, label, BOOL), FLOAT)
-        gap = b.sub(b.unary("Exp", logp), onehot)
-        gradient = b.mul(gap, b.reshape(weight, (rows, 1)))
-        return Loss({"loss_sum": loss_sum, "count": count, "correct": correct}, gradient)
+    def batch(self, source: Source, use: int) -> dict[str, Array]:
+        """Random tokens; with three rows the last one has no label."""
+        rows, length = _SHAPES[use]
+        words = random_words(self.options.seed, use, rows * length + rows)
+        vocabulary = int(source.model.get_input_embeddings().weight.shape[0])
+        pad_id = source.text.pad_id if source.text else 0
+        ids, mask = padded_ids(words[: rows * length], (rows, length), vocabulary, pad_id)
+        labels = words[rows * length :] % len(source.labels)
+        if rows > 2:
+            labels[-1] = IGNORED
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def reference(
+        self, source: Source, batch: Mapping[str, Tensor], values: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The model makes its own mask from the raw one; pooling and loss are torch's."""
+        return functional.cross_entropy(
+            _logits(source, batch, values), batch["labels"], ignore_index=IGNORED, reduction="sum"
+        )
+
+
+def _sentence_encoder(checkpoint: Checkpoint, labels: tuple[str, ...], pooling: Pooling) -> Source:
+    model, missing = checkpoint.load("feature-extraction")
+    check_complete(missing, ("pooler",), checkpoint.folder)
+    head = SentenceHead(model.config.hidden_size * len(pooling.modes), len(labels))
+    head.requires_grad_(requires_grad=False)
+    return Source(
+        checkpoint=checkpoint,
+        info=checkpoint.info(model),
+        model=model,
+        captured=SentenceLogits(checkpoint.form.capture(model), pooling, head).eval(),
+        labels=labels,
+        task_head={
+            f"task_head.{key}": (f"task_head.{key}", tensor.detach().numpy())
+            for key, tensor in head.named_parameters()
+        },
+        text=text_settings(checkpoint),
+        pooling=pooling,
+    )
+
+
+def _pooled(pooling: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Sentence vectors of fixed scale, as sentence-transformers pools and torch normalises."""
+    parts = []
+    for mode in pooling.modes:
+        if mode == "cls":
+            parts.append(hidden[:, 0])
+        elif mode == "mean":
+            kept = [row[keep.bool()].mean(0) for row, keep in zip(hidden, mask, strict=True)]
+            parts.append(torch.stack(kept))
+        else:
+            parts.append(
+                torch.stack(
+                    [row[keep.bool()].amax(0) for row, keep in zip(hidden, mask, strict=True)]
+                )
+            )
+    features = torch.cat(parts, 1)
+    scaled: Tensor = functional.normalize(features) * features.shape[1] ** 0.5
+    return scaled
+
+
+def _logits(source: Source, batch: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Tensor:
+    inputs = {name: batch[name] for name in TEXT_INPUTS}
+    if source.pooling is not None:
+        hidden = source.model(**inputs).last_hidden_state
+        features = _pooled(source.pooling, hidden, inputs["attention_mask"])
+        return functional.linear(features, values["task_head.weight"], values["task_head.bias"])
+    own = {full: values[name] for name, (full, _) in source.task_head.items()}
+    logits: Tensor = torch.func.functional_call(source.model, own, kwargs=inputs).logits
+    return logits
