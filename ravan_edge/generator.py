@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     TASK_HEAD = 10
     CONFORMANCE = 11
     ROUNDING = 12
+    MASKING = 13
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:

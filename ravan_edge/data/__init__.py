@@ -20,6 +20,7 @@ from ravan_edge.data.partitions import (
 )
 from ravan_edge.data.readers import DATA_SUFFIXES, read_rows
 from ravan_edge.data.rows import Columns, ReaderLimits, Rows
+from ravan_edge.data.sequences import MaskedRows, NextTokenRows
 from ravan_edge.data.tokenise import cache_folder, tokenise, tokenise_texts
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "Columns",
     "Dataset",
     "Draw",
+    "MaskedRows",
+    "NextTokenRows",
     "PartitionSpec",
     "PartitionStatistics",
     "ReaderLimits",

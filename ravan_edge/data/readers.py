@@ -7,12 +7,15 @@ from pathlib import Path
 
 from ravan_edge.data.delimited import read_delimited
 from ravan_edge.data.json_lines import read_json_lines
+from ravan_edge.data.plain_text import read_plain_text
 from ravan_edge.data.rows import ColumnRequest, ReaderLimits, Rows
 from ravan_edge.errors import DataError, MissingExtraError
 
-__all__ = ["DATA_SUFFIXES", "read_rows", "read_table"]
+__all__ = ["DATA_SUFFIXES", "TEXT_SUFFIXES", "read_rows", "read_table"]
 
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+TEXT_SUFFIXES = (*DATA_SUFFIXES, ".txt")
+"""Where texts alone are needed, a txt file serves too."""
 
 
 def read_rows(
@@ -73,9 +76,10 @@ def read_table(
             raise DataError("no such file", where=source, hint="check the path")
         if not path.is_file():
             raise DataError("is not a regular file", where=source, hint="copy it into a file")
-        if suffix not in DATA_SUFFIXES:
+        known = DATA_SUFFIXES if request.require_labels else TEXT_SUFFIXES
+        if suffix not in known:
             raise DataError(
-                f"unsupported suffix {suffix!r}, expected {', '.join(DATA_SUFFIXES)}",
+                f"unsupported suffix {suffix!r}, expected {', '.join(known)}",
                 where=source,
                 hint="convert the file to one of them (or rename it, if it is one)",
             )
@@ -83,6 +87,8 @@ def read_table(
             raise DataError("the file is empty", where=source, hint="name a file with rows")
         if suffix == ".parquet":
             return _read_parquet(path, request, limits)
+        if suffix == ".txt":
+            return read_plain_text(path, request, limits)
         if suffix in {".jsonl", ".ndjson"}:
             return read_json_lines(path, request, limits)
         return read_delimited(path, request, limits, "\t" if suffix == ".tsv" else delimiter)

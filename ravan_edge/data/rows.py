@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from ravan_edge.errors import DataError, UsageError
 
 __all__ = [
+    "ANSWER_COLUMNS",
     "LABEL_COLUMNS",
+    "PROMPT_COLUMNS",
     "TEXT_COLUMNS",
     "ColumnRequest",
     "Columns",
@@ -24,6 +26,10 @@ __all__ = [
 
 TEXT_COLUMNS = (
     "text", "sentence", "content", "utterance", "body", "message", "query", "document",
+)  # fmt: skip
+PROMPT_COLUMNS = (*TEXT_COLUMNS, "prompt", "question", "instruction", "source", "input")
+ANSWER_COLUMNS = (
+    "answer", "response", "completion", "output", "reply", "summary", "translation", "target",
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "labels", "category", "intent", "target", "class")
 
@@ -110,6 +116,9 @@ class ColumnRequest:
         require_text: False: texts are not read at all.
         require_labels: False: labels are read only where ``label`` names their column.
         skip_empty: True: rows with an empty text are left out, not refused.
+        labels_if_there: True: labels that are not required are read from a column with a usual name.
+        text_names: The usual names of texts.
+        label_names: The usual names of labels.
     """
 
     text: str | None = None
@@ -118,6 +127,9 @@ class ColumnRequest:
     require_text: bool = True
     require_labels: bool = True
     skip_empty: bool = False
+    labels_if_there: bool = False
+    text_names: tuple[str, ...] = TEXT_COLUMNS
+    label_names: tuple[str, ...] = LABEL_COLUMNS
 
     def __post_init__(self) -> None:
         if self.text is not None and self.text == self.label:
@@ -134,12 +146,17 @@ class ColumnRequest:
         """
         text = label = user = None
         if self.require_text:
-            text = _one_column("text", self.text, TEXT_COLUMNS, found, source)
-        if self.require_labels or self.label is not None:
-            label = _one_column("label", self.label, LABEL_COLUMNS, found, source)
+            text = _one_column("text", self.text, self.text_names, found, source)
+        there = self.labels_if_there and any(_usual(name, self.label_names) for name in found)
+        if self.require_labels or self.label is not None or there:
+            label = _one_column("label", self.label, self.label_names, found, source)
         if self.user is not None:
             user = _one_column("user", self.user, (), found, source)
         return Columns(text=text, label=label, user=user)
+
+
+def _usual(column: str, names: tuple[str, ...]) -> bool:
+    return column.strip().casefold() in names
 
 
 def _one_column(
@@ -158,7 +175,7 @@ def _one_column(
                 hint=f"name one of them with {option}",
             )
     else:
-        fitting = [column for column in found if column.strip().casefold() in usual]
+        fitting = [column for column in found if _usual(column, usual)]
         if not fitting:
             raise DataError(
                 f"no {kind} column: none is called {', '.join(usual)}; found {listed}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,17 @@ from ravan_edge.data.rows import Rows
 from ravan_edge.errors import ArtifactError, DataError, UsageError
 from ravan_edge.files import sha256_file, storage_errors
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "tokenise", "tokenise_texts"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "Progress",
+    "cache_folder",
+    "chunks",
+    "load_tokenizer",
+    "numbered",
+    "tokenise",
+    "tokenise_texts",
+    "tokenised",
+]
 
 CACHE_VARIABLE = "RAVAN_CACHE_DIR"
 
@@ -75,27 +85,59 @@ def tokenise(
         UsageError: ``max_length`` leaves no room for text.
         StorageError: The cache cannot be written.
     """
+
+    def make() -> TokenisedDataset:
+        # Labels first: they are quick, and the more likely to be refused.
+        labels = np.full(len(rows), NO_LABEL, dtype=np.int32)
+        if label_names is not None:
+            labels[:] = encode_labels(rows, label_names)
+        ids, offsets = _encode(rows.texts, tokenizer, max_length, progress)
+        empty = np.flatnonzero(np.diff(offsets) == 0)
+        if empty.size:
+            raise DataError(
+                f"{empty.size} texts without any token",
+                where=rows.where(int(empty[0])),
+                hint="remove such rows; the tokenizer knows nothing in them",
+            )
+        users = None if rows.users is None else numbered(rows.users)
+        return TokenisedDataset(ids, offsets, labels, users, max_length)
+
+    names = None if label_names is None else list(label_names)
+    content = {"max_length": max_length, "labels": names}
+    return tokenised(rows, tokenizer, content, make, folder=folder, progress=progress)
+
+
+def tokenised(
+    rows: Rows,
+    tokenizer: Path,
+    content: Mapping[str, object],
+    make: Callable[[], TokenisedDataset],
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> TokenisedDataset:
+    """A dataset from the cache, or made now and put there.
+
+    Args:
+        rows: What it is made from.
+        tokenizer: What it is made with.
+        content: All else that it depends on, as JSON.
+        make: Makes it.
+        folder: The cache; None: :func:`cache_folder`.
+        progress: Told that all rows are done, where they come from the cache.
+
+    Raises:
+        ArtifactError: There is no tokenizer.
+        StorageError: The cache cannot be written.
+    """
     folder = cache_folder() / "tokens" if folder is None else folder
-    path = folder / f"{_key(rows, tokenizer, max_length, label_names)}.safetensors"
-    dataset = _cached(path, len(rows))
+    path = folder / f"{_key(rows, tokenizer, content)}.safetensors"
+    dataset = _cached(path)
     if dataset is not None:
         if progress is not None:
             progress(len(rows), len(rows))
         return dataset
-    # Labels first: they are quick, and the more likely to be refused.
-    labels = np.full(len(rows), NO_LABEL, dtype=np.int32)
-    if label_names is not None:
-        labels[:] = encode_labels(rows, label_names)
-    ids, offsets = _encode(rows.texts, tokenizer, max_length, progress)
-    empty = np.flatnonzero(np.diff(offsets) == 0)
-    if empty.size:
-        raise DataError(
-            f"{empty.size} texts without any token",
-            where=rows.where(int(empty[0])),
-            hint="remove such rows; the tokenizer knows nothing in them",
-        )
-    users = None if rows.users is None else _numbered(rows.users)
-    made = TokenisedDataset(ids, offsets, labels, users, max_length)
+    made = make()
     with storage_errors(folder, f"make the cache folder (named by {CACHE_VARIABLE})"):
         folder.mkdir(parents=True, exist_ok=True)
     write_dataset(path, made)
@@ -123,27 +165,25 @@ def tokenise_texts(texts: Sequence[str], tokenizer: Path, *, max_length: int) ->
     return TokenisedDataset(ids, offsets, labels, None, max_length)
 
 
-def _cached(path: Path, rows: int) -> TokenisedDataset | None:
+def _cached(path: Path) -> TokenisedDataset | None:
     """The cached dataset; None where there is none, or a broken one."""
     try:
-        dataset = open_dataset(path, verify=True)
+        return open_dataset(path, verify=True)
     except ArtifactError:  # not there, or not what was written
         return None
-    return dataset if len(dataset) == rows else None
 
 
-def _key(rows: Rows, tokenizer: Path, max_length: int, label_names: Sequence[str] | None) -> str:
-    content = {
+def _key(rows: Rows, tokenizer: Path, content: Mapping[str, object]) -> str:
+    everything = {
         "format": FORMAT_VERSION,
         "tokenizers": tokenizers.__version__,
         "file": rows.file_sha256,
         "tokenizer": _tokenizer_digest(tokenizer),
         "columns": [rows.columns.text, rows.columns.label, rows.columns.user],
         "rows": len(rows),
-        "max_length": max_length,
-        "labels": None if label_names is None else list(label_names),
+        **content,
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 
 
 def _tokenizer_digest(tokenizer: Path) -> str:
@@ -154,7 +194,13 @@ def _tokenizer_digest(tokenizer: Path) -> str:
     return sha256_file(tokenizer)
 
 
-def _load(tokenizer: Path, max_length: int) -> tokenizers.Tokenizer:
+def load_tokenizer(tokenizer: Path, max_length: int | None) -> tokenizers.Tokenizer:
+    """The tokenizer, which cuts texts at ``max_length`` tokens (None: not at all) and never pads.
+
+    Raises:
+        ArtifactError: The file is refused.
+        UsageError: ``max_length`` leaves no room for text.
+    """
     _tokenizer_digest(tokenizer)
     try:
         loaded = tokenizers.Tokenizer.from_file(str(tokenizer))
@@ -164,15 +210,19 @@ def _load(tokenizer: Path, max_length: int) -> tokenizers.Tokenizer:
             where=str(tokenizer),
             hint="export or download the artifact again",
         ) from error
+    # The file may carry the padding and the cut of whoever saved it last.
+    truncation = loaded.truncation
+    loaded.no_padding()
+    loaded.no_truncation()
+    if max_length is None:
+        return loaded
     special = loaded.num_special_tokens_to_add(False)
     if max_length <= special:
         raise UsageError(
             f"--max-length is {max_length}, expected more than the {special} special tokens",
             hint=f"use at least {special + 1}",
         )
-    # The file may carry the padding and the cut of whoever saved it last.
-    direction = (loaded.truncation or {}).get("direction", "right")
-    loaded.no_padding()
+    direction = (truncation or {}).get("direction", "right")
     loaded.enable_truncation(max_length, direction=str(direction).lower())
     return loaded
 
@@ -181,13 +231,13 @@ def _encode(
     texts: Sequence[str], tokenizer: Path, max_length: int, progress: Progress | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Ids int32 [tokens] and offsets int64 [rows + 1] of texts."""
-    loaded = _load(tokenizer, max_length)
+    loaded = load_tokenizer(tokenizer, max_length)
     done = 0
     pieces: list[NDArray[np.int32]] = []
     lengths: list[int] = []
     if progress is not None:
         progress(0, len(texts))
-    for chunk in _chunks(texts):
+    for chunk in chunks(texts):
         encoded = [encoding.ids for encoding in loaded.encode_batch_fast(chunk)]
         lengths.extend(map(len, encoded))
         flat = [token for ids in encoded for token in ids]
@@ -200,7 +250,8 @@ def _encode(
     return np.concatenate([np.empty(0, dtype=np.int32), *pieces]), offsets
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Texts in pieces of bounded rows and characters."""
     chunk: list[str] = []
     characters = 0
     for text in texts:
@@ -213,7 +264,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _numbered(users: Sequence[str]) -> NDArray[np.int32]:
+def numbered(users: Sequence[str]) -> NDArray[np.int32]:
     """Users as numbers in the order of their first appearance, int32 [rows]."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(user, len(numbers)) for user in users], dtype=np.int32)

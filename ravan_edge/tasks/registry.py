@@ -6,12 +6,16 @@ from collections.abc import Mapping
 
 from ravan_edge.artifact import Manifest
 from ravan_edge.errors import ArtifactError
+from ravan_edge.tasks.causal_lm import CausalLanguage
+from ravan_edge.tasks.masked_lm import MaskedLanguage
 from ravan_edge.tasks.task import Task
 from ravan_edge.tasks.text_classification import TextClassification
 
 __all__ = ["TASKS", "task_for"]
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (TextClassification(),)}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (TextClassification(), MaskedLanguage(), CausalLanguage())
+}
 
 
 def task_for(manifest: Manifest) -> Task:
