@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.activations import NewGELUActivation
 
 from ravan_edge.errors import ModelError
 from ravan_edge.plans.conformance import relative_error
@@ -45,7 +46,15 @@ CASES: dict[str, Function] = {
         -torch.exp(-x * y)
         + torch.sqrt(x * x + 1) * torch.rsqrt(y * y + x * x + 1)
     ),
-    "pow": lambda x, y: (x + y) ** 2,
+    "pow": lambda x, y: (x + y) ** 2 + 0.5 * torch.pow(x * y, 3.0),
+    "gelu written out": lambda x, y: NewGELUActivation()(x + y),
+    "root mean square norm": lambda x, y: (
+        y[:, :1] * ((x + y) * torch.rsqrt((x + y).pow(2).mean(-1, keepdim=True) + 1e-6))
+    ),
+    "offsets from a table": lambda x, y: x + y * functional.embedding(
+        (torch.arange(5)[None, :] - torch.arange(4)[:, None]).clamp(min=-2, max=3) + 2,
+        torch.arange(12.0).view(6, 2),
+    ).permute(2, 0, 1)[1].unsqueeze(0),
     "clamp": lambda x, y: (x + y).clamp(min=-0.3, max=0.6),
     "softmax": lambda x, y: torch.softmax(x + y, -1),
     "softmax of another axis": lambda x, y: torch.softmax(x + y, 1),
@@ -175,7 +184,7 @@ def test_rules_are_named_as_torch_names_operators() -> None:
         (lambda x, y: x + torch.rand_like(y), "random"),
         (lambda x, y: torch.linalg.inv(x[:, :4, :4]).sum() + y, "no rule"),
         (lambda x, y: (x + y)[:, 1:3], "slice"),
-        (lambda x, y: (x + y) ** 3, "power"),
+        (lambda x, y: (x + y) ** 5, "power"),
     ],
 )
 def test_what_has_no_exact_rule_is_refused(function: Function, words: str) -> None:

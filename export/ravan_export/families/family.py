@@ -43,7 +43,8 @@ class Family:
         forms: By task, how this family does it.
         aliases: Common names of layers -> what this family calls them, so that
             ``--targets query,value`` means the same everywhere.
-        length_key: The key of the configuration that bounds the length of a text.
+        length_key: The key of the configuration that bounds the length of a text; None: positions
+            are relative, and any length works.
         position_offset: Rows of the position table that are no positions of a text.
     """
 
@@ -52,5 +53,5 @@ class Family:
     targets: tuple[str, ...]
     forms: Mapping[str, Form]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    length_key: str = "max_position_embeddings"
+    length_key: str | None = "max_position_embeddings"
     position_offset: int = 0

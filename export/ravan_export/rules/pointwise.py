@@ -213,10 +213,16 @@ def rsqrt(call: Call, x: Var) -> Var:
 
 @rule("aten.pow.Tensor_Scalar")
 def power(call: Call, x: Var, exponent: float) -> Var:
-    """x^2; other powers are left to a decomposition."""
-    if exponent != 2:
-        raise call.refuse(f"power {exponent} has no exact rule", "only squares are known")
-    return mul(call, x, x)
+    """x^2, and x^3 as x x^2; dy/dx = 2 x, 3 x^2."""
+    if exponent == 2:
+        return mul(call, x, x)
+    if exponent != 3:
+        raise call.refuse(f"power {exponent} has no exact rule", "squares and cubes are known")
+    builder = call.builder
+    square = builder.mul(x.value, x.value)
+    return call.tape.record(
+        builder.mul(x.value, square), {x: lambda dy: builder.mul(dy, square).times(3.0)}
+    )
 
 
 @rule("aten.clamp.default", "aten.clamp_min.default")

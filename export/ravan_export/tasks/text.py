@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ravan_export.tokenizer import TOKENIZER_FILE
 __all__ = [
     "TEXT_DIMS",
     "TEXT_INPUTS",
+    "length_notices",
     "padded_ids",
     "random_words",
     "text_example",
@@ -28,6 +30,9 @@ __all__ = [
 TEXT_DIMS = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
 TEXT_INPUTS = tuple(TEXT_DIMS)
 _SHORTER = 4
+_NO_LIMIT = 512
+"""What T5 was trained with, and what is read where nobody names a length."""
+_SHORTEST_LIMIT, _LONGEST_LIMIT = 8, 1 << 16
 
 
 def text_example(source: Source, optimum_task: str) -> dict[str, Tensor]:
@@ -48,20 +53,46 @@ def text_settings(checkpoint: Checkpoint, **more: Any) -> TextSettings:  # noqa:
         ModelError: The configuration does not say how long a text may be.
     """
     config, family = checkpoint.config, checkpoint.family
-    found = getattr(config, family.length_key, None)
-    if not isinstance(found, int) or found <= family.position_offset:
-        raise ModelError(
-            f"{family.length_key} is {found!r}, expected the most tokens of a text",
-            where=str(checkpoint.folder / "config.json"),
-            hint="config.json is not complete: download the model again",
-        )
+    if family.length_key is None:
+        most, _ = _usual_length(checkpoint)
+    else:
+        found = getattr(config, family.length_key, None)
+        if not isinstance(found, int) or found <= family.position_offset:
+            raise ModelError(
+                f"{family.length_key} is {found!r}, expected the most tokens of a text",
+                where=str(checkpoint.folder / "config.json"),
+                hint="config.json is not complete: download the model again",
+            )
+        most = found - family.position_offset
     keys: dict[str, Any] = {
         "tokenizer": TOKENIZER_FILE,
-        "max_length": found - family.position_offset,
+        "max_length": most,
         "pad_id": int(config.pad_token_id or 0),
         "inputs": TEXT_INPUTS,
     }
     return TextSettings(**(keys | more))
+
+
+def length_notices(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Where the longest text is a choice, not the model's: what was chosen."""
+    if checkpoint.family.length_key is not None:
+        return ()
+    most, chosen_by = _usual_length(checkpoint)
+    name = checkpoint.family.name
+    return (f"{name} takes texts of any length; at most {most} tokens are read ({chosen_by})",)
+
+
+def _usual_length(checkpoint: Checkpoint) -> tuple[int, str]:
+    """The most tokens of a text for a model that has no limit, and who says so."""
+    try:
+        document = json.loads((checkpoint.folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        document = None
+    found = document.get("model_max_length") if isinstance(document, dict) else None
+    # Without a limit of its own a tokenizer says 10^30.
+    if isinstance(found, int) and _SHORTEST_LIMIT <= found <= _LONGEST_LIMIT:
+        return found, "model_max_length of tokenizer_config.json"
+    return _NO_LIMIT, "tokenizer_config.json names no model_max_length"
 
 
 def random_words(seed: int, use: int, count: int) -> Array:

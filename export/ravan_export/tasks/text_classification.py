@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ravan_edge.errors import ModelError
 from ravan_export.graph import Builder, Value
 from ravan_export.pooling import Pooling, SentenceHead, SentenceLogits, read_pooling
 from ravan_export.source import Checkpoint, Source, check_complete
@@ -17,6 +18,7 @@ from ravan_export.tasks.task import IGNORED, Array, Loss, Task
 from ravan_export.tasks.text import (
     TEXT_DIMS,
     TEXT_INPUTS,
+    length_notices,
     padded_ids,
     random_words,
     text_example,
@@ -93,9 +95,10 @@ class TextClassification(Task):
 
 
 def _sentence_encoder(checkpoint: Checkpoint, labels: tuple[str, ...], pooling: Pooling) -> Source:
+    _refuse_own_head(checkpoint)
     model, missing = checkpoint.load("feature-extraction")
     check_complete(missing, ("pooler",), checkpoint.folder)
-    head = SentenceHead(model.config.hidden_size * len(pooling.modes), len(labels))
+    head = SentenceHead(pooling.width(model.config.hidden_size), len(labels))
     head.requires_grad_(requires_grad=False)
     return Source(
         checkpoint=checkpoint,
@@ -109,7 +112,19 @@ def _sentence_encoder(checkpoint: Checkpoint, labels: tuple[str, ...], pooling: 
         },
         text=text_settings(checkpoint),
         pooling=pooling,
+        notices=length_notices(checkpoint),
     )
+
+
+def _refuse_own_head(checkpoint: Checkpoint) -> None:
+    """A trained classifier that would be thrown away silently."""
+    named = str((checkpoint.config.architectures or [""])[0])
+    if checkpoint.form.pooling is not None and named.endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"{named} has a task head of its own, behind a decoder: it cannot be kept",
+            where=str(checkpoint.folder),
+            hint="export the model it was made from; its encoder gets a new task head",
+        )
 
 
 def _pooled(pooling: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -128,6 +143,8 @@ def _pooled(pooling: Pooling, hidden: Tensor, mask: Tensor) -> Tensor:
                 )
             )
     features = torch.cat(parts, 1)
+    if pooling.dense is not None:
+        features = pooling.dense.applied(features)
     scaled: Tensor = functional.normalize(features) * features.shape[1] ** 0.5
     return scaled
 
