@@ -48,16 +48,18 @@ class Checkpoint:
     form: Form
     stored: int
 
-    def load(self, optimum_task: str) -> tuple[Any, set[str]]:
+    def load(self, optimum_task: str, *, other_sizes: bool = False) -> tuple[Any, set[str]]:
         """The model in eval mode, and the names of parameters the checkpoint does not have.
 
         Args:
             optimum_task: optimum's name of the task, which chooses the class unless the form does.
+            other_sizes: Whether parameters that the checkpoint has in another size count as not
+                there; else they are refused.
 
         Raises:
             ModelError: It cannot be loaded.
         """
-        return _load(self, optimum_task)
+        return _load(self, optimum_task, other_sizes=other_sizes)
 
     def info(self, model: nn.Module) -> ModelInfo:
         """What the manifest says of the loaded model."""
@@ -204,7 +206,7 @@ def _license(folder: Path) -> str | None:
     return line[1] if line else None
 
 
-def _load(checkpoint: Checkpoint, optimum_task: str) -> tuple[Any, set[str]]:
+def _load(checkpoint: Checkpoint, optimum_task: str, *, other_sizes: bool) -> tuple[Any, set[str]]:
     model_class: Any = checkpoint.form.model_class or TasksManager.get_model_class_for_task(
         optimum_task, framework="pt"
     )
@@ -222,6 +224,7 @@ def _load(checkpoint: Checkpoint, optimum_task: str) -> tuple[Any, set[str]]:
             trust_remote_code=False,
             output_loading_info=True,
         )
+            ignore_mismatched_sizes=other_sizes,
     except Exception as error:  # whatever a broken file raises
         first = str(error).strip().splitlines()
         raise ModelError(
@@ -233,7 +236,8 @@ def _load(checkpoint: Checkpoint, optimum_task: str) -> tuple[Any, set[str]]:
         transformers_logging.set_verbosity(before)
     for parameter in model.parameters():
         parameter.requires_grad_(requires_grad=False)
-    return model.eval(), {str(name) for name in report["missing_keys"]}
+    missing = {str(name) for name in report["missing_keys"]}
+    return model.eval(), missing | {str(entry[0]) for entry in report["mismatched_keys"]}
 
 
 def _form(family: Family, task: str, folder: Path) -> Form:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +30,30 @@ def _attention_read_twice(x: Tensor, y: Tensor) -> Tensor:
     return weights @ (x * y) + weights.sum(-1, keepdim=True)
 
 
+def _weights(*shape: int) -> Tensor:
+    """Frozen weights of a convolution."""
+    size = math.prod(shape)
+    return ((torch.arange(size).float() - size / 2) * 0.1).view(shape)
+
+
 CASES: dict[str, Function] = {
+    "conv1d with a row that no window reaches": lambda x, y: functional.conv1d(
+        x + y, _weights(3, 4, 2), _weights(3), stride=2
+    ),
+    "conv2d with stride and padding": lambda x, y: functional.conv2d(
+        (x + y).unsqueeze(1), _weights(2, 1, 3, 2), _weights(2), stride=(2, 3), padding=(1, 1)
+    ),
+    "conv2d with groups and dilation": lambda x, y: functional.conv2d(
+        (x * y).view(-1, 2, 2, 5) * 3.0, _weights(4, 1, 2, 2), padding=(0, 1), dilation=(1, 2),
+        groups=2,
+    ),
+    "conv2d of patches": lambda x, y: torch.tanh(
+        functional.conv2d((x + y).unsqueeze(1), _weights(6, 1, 2, 2), _weights(6), stride=2)
+    ).flatten(2).transpose(1, 2),
+    "convolution by its general name": lambda x, y: torch.convolution(
+        x + y, _weights(2, 4, 3), None, [1], [2], [1], False, [0], 1
+    ),
+    "adding nothing": lambda x, y: (x + y) + torch.zeros(1, 1, 1) + x * (torch.zeros(1) + 2.0),
     "add, sub, rsub": lambda x, y: (
         (x + y) - 0.5 * y + (2.0 - x) - (x - 3.0) + torch.add(x, y, alpha=3)
     ),
@@ -193,6 +217,8 @@ def test_what_has_no_exact_rule_is_refused(function: Function, words: str) -> No
     wrapped = module_of(module)
     with pytest.raises(ModelError, match=words) as caught:
         run(captured(wrapped), {}, optimise=False)
+        (lambda x, y: functional.conv1d(y, x), "trained convolution"),
+        (lambda x, y: functional.conv_transpose1d(x + y, _weights(4, 2, 2)), "transposed"),
     assert caught.value.where == "inner"
     assert caught.value.hint
 

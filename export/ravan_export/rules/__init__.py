@@ -3,6 +3,7 @@
 from ravan_export.rules import (
     attention,
     constants,
+    convolve,
     linear,
     lookup,
     normalise,
@@ -17,6 +18,7 @@ __all__ = [
     "Call",
     "attention",
     "constants",
+    "convolve",
     "linear",
     "lookup",
     "normalise",

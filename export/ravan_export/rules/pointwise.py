@@ -24,11 +24,19 @@ def _number(call: Call, item: Var | float, like: Value) -> Value:
     return call.builder.cast(call.builder.reshape(integer, ()), like.dtype)
 
 
+def _is_nothing(call: Call, item: Var | float) -> bool:
+    """Whether it is the number 0, or a constant that holds only that."""
+    if not isinstance(item, Var):
+        return item == 0
+    constant = call.builder.constants.get(item.value.name)
+    return constant is not None and constant.size == 1 and not constant.any()
+
+
 @rule("aten.add.Tensor", "aten.add.Scalar")
 def add(call: Call, left: Var, right: Var | float, *, alpha: float = 1) -> Var:
     """left + alpha right."""
     builder = call.builder
-    if not isinstance(right, Var) and right == 0:
+    if _is_nothing(call, right) and call.shape == left.value.shape:
         return left
     term = _number(call, right, left.value)
     term = term.times(float(alpha)) if alpha != 1 else term

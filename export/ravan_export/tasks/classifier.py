@@ -45,8 +45,9 @@ def load_classifier(
     labels: tuple[str, ...],
     seed: int,
     *,
-    suffix: str,
+    suffix: str | tuple[str, ...],
     unused: tuple[str, ...] = (),
+    replace_head: bool = False,
 ) -> Classifier:
     """Load a classifier with its own head, or with a new one where the checkpoint has none.
 
@@ -57,21 +58,30 @@ def load_classifier(
         seed: Of a new head.
         suffix: How the names of classes end whose checkpoints have a head for this task.
         unused: Modules that a checkpoint may lack since the graph does not read them.
+        replace_head: Whether a head for another number of labels gives way to a new one, with a
+            notice (where checkpoints without a head are rare); else it is refused.
 
     Raises:
         ModelError: It cannot be loaded, is no classifier, or has another number of labels.
     """
     config = checkpoint.config
     architectures = config.architectures or [""]
+    replaced: int | None = None
     if str(architectures[0]).endswith(suffix):
-        _check_labels(checkpoint, len(labels))
+        if replace_head and config.num_labels != len(labels):
+            replaced = config.num_labels or 0
+        else:
+            _check_labels(checkpoint, len(labels))
     config.num_labels = len(labels)
-    model, missing = checkpoint.load(optimum_task)
+    model, missing = checkpoint.load(optimum_task, other_sizes=replaced is not None)
     modules, head = _own_head(model)
     notices: tuple[str, ...] = ()
     if any(full in missing for full, _ in head.values()):
         _fill(head, missing, seed)
         notices = ("the checkpoint has no classifier: its task head starts at random",)
+    if replaced is not None:
+        words = f"has {replaced} labels: a new one for {len(labels)} starts at random in its place"
+        notices = (f"the checkpoint's task head {words}",)
     check_complete(missing, (*modules, *unused), checkpoint.folder)
     arrays = {key: (full, tensor.detach().numpy()) for key, (full, tensor) in head.items()}
     return Classifier(model, modules, arrays, notices)
