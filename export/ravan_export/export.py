@@ -62,9 +62,10 @@ def _quiet(message: str) -> None:
     del message
 
 
-def _labels(labels: int | str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+def _labels(labels: int | str | os.PathLike[str] | Sequence[str], task: Task) -> tuple[str, ...]:
     if isinstance(labels, (int, str, os.PathLike)):
-        return label_map(os.fspath(labels) if not isinstance(labels, int) else str(labels))
+        given = str(labels) if isinstance(labels, int) else os.fspath(labels)
+        return label_map(given, of_words=task.signature.label_axes > 1)
     return tuple(labels)
 
 
@@ -223,7 +224,7 @@ def export_artifact(
         raise UsageError(
             f"{','.join(plans)!r} is no list of plans", where="--plans", hint="known is whole"
         )
-    names = () if labels is None else _labels(labels)
+    names = () if labels is None else _labels(labels, doing)
     with ArtifactWriter(Path(out), overwrite=overwrite) as writer:
         progress("loading the model")
         folder, found_name = resolve(os.fspath(model))

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ravan_edge.data.lines import BoundedLines
-from ravan_edge.data.rows import ColumnRequest, ReaderLimits, RowCollector, Rows, data_error
+from ravan_edge.data.rows import ColumnRequest, ReaderLimits, Rows, data_error
+from ravan_edge.data.word_rows import collector_for
 from ravan_edge.errors import DataError, UsageError
 
 __all__ = ["DELIMITERS", "read_delimited"]
@@ -72,7 +73,7 @@ def _read(
         None if name is None else header.index(name)
         for name in (columns.text, columns.label, columns.user)
     ]
-    collector = RowCollector(source, request, columns, limits, "line")
+    collector = collector_for(source, request, columns, limits, "line")
     for fields in reader:
         number = lines.record_line
         lines.next_record()

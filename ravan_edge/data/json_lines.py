@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from ravan_edge.data.lines import BoundedLines
-from ravan_edge.data.rows import ColumnRequest, Columns, ReaderLimits, RowCollector, Rows
+from ravan_edge.data.rows import ColumnRequest, Columns, ReaderLimits, Rows
+from ravan_edge.data.word_rows import collector_for
 from ravan_edge.errors import DataError
 
 __all__ = ["read_json_lines"]
@@ -22,7 +23,7 @@ def read_json_lines(path: Path, request: ColumnRequest, limits: ReaderLimits) ->
     """
     source = str(path)
     # Until an object says which columns there are, only what is no object can be reported.
-    collector = RowCollector(source, request, Columns(None, None, None), limits, "line")
+    collector = collector_for(source, request, Columns(None, None, None), limits, "line")
     columns: Columns | None = None
     with path.open("rb") as file:
         lines = BoundedLines(file, source, limits.row_bytes)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ravan_edge.data.lines import BoundedLines
 from ravan_edge.data.readers import DATA_SUFFIXES, read_table
 from ravan_edge.data.rows import ColumnRequest, Rows
+from ravan_edge.data.word_rows import word_request
 from ravan_edge.errors import DataError, UsageError
 
 __all__ = ["encode_labels", "label_map", "label_map_from_file", "numbered_labels"]
@@ -163,8 +164,15 @@ def _listed(names: Sequence[str]) -> str:
     return listed + (", ..." if len(names) > _SHOWN_NAMES else "")
 
 
-def label_map(labels: str, *, label_column: str | None = None) -> tuple[str, ...]:
+def label_map(
+    labels: str, *, label_column: str | None = None, of_words: bool = False
+) -> tuple[str, ...]:
     """The label map that the exporter's ``--labels N|FILE`` asks for, index -> name.
+
+    Args:
+        labels: N, or the path of a file.
+        label_column: Of a data file; None: the only column with a usual name.
+        of_words: A row of a data file has a label for each word.
 
     Raises:
         UsageError: N is out of range.
@@ -172,7 +180,7 @@ def label_map(labels: str, *, label_column: str | None = None) -> tuple[str, ...
     """
     number = _as_integer(labels)
     if number is None:
-        return label_map_from_file(labels, label_column=label_column)
+        return label_map_from_file(labels, label_column=label_column, of_words=of_words)
     if not 2 <= number <= MAX_LABELS:
         raise UsageError(
             f"--labels is {number}, expected 2 to {MAX_LABELS}", hint="count the classes again"
@@ -181,7 +189,7 @@ def label_map(labels: str, *, label_column: str | None = None) -> tuple[str, ...
 
 
 def label_map_from_file(
-    path: str | os.PathLike[str], *, label_column: str | None = None
+    path: str | os.PathLike[str], *, label_column: str | None = None, of_words: bool = False
 ) -> tuple[str, ...]:
     """The label map a file holds, index -> name.
 
@@ -192,6 +200,7 @@ def label_map_from_file(
     Args:
         path: The file.
         label_column: Of a data file; None: the only column with a usual name.
+        of_words: A row of a data file has a label for each word.
 
     Raises:
         DataError: The file is refused, or holds no valid map: 2 to 100,000 different names of 1 to
@@ -200,9 +209,12 @@ def label_map_from_file(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in DATA_SUFFIXES:
-        names = _names_of_data(
-            read_table(path, ColumnRequest(label=label_column, require_text=False))
+        request = (
+            word_request(label=label_column, require_text=False)
+            if of_words
+            else ColumnRequest(label=label_column, require_text=False)
         )
+        names = _names_of_data(read_table(path, request))
     elif suffix in {".txt", ".json"}:
         names = _names_of_list(path, suffix)
     else:

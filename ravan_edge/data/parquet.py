@@ -12,7 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ravan_edge.data.rows import ColumnRequest, ReaderLimits, RowCollector, Rows, data_error
+from ravan_edge.data.rows import ColumnRequest, ReaderLimits, Rows, data_error
+from ravan_edge.data.word_rows import collector_for
 from ravan_edge.errors import DataError
 from ravan_edge.files import sha256_file
 
@@ -20,6 +21,7 @@ __all__ = ["read_parquet"]
 
 # Rows decoded at a time: 256 of the longest allowed are 256 MiB.
 _BATCH_ROWS = 256
+_LIST = "list of "
 _BAD_FILE_HINT = "write the file again, or copy it again; it may be cut short"
 
 
@@ -48,12 +50,18 @@ def _read(file: pq.ParquetFile, path: Path, request: ColumnRequest, limits: Read
     schema = file.schema_arrow
     columns = request.resolve(list(schema.names), source)
     label_names = None
-    for name in (columns.label, columns.user):
+    # A string stands for the list of its words.
+    lists = (f"{_LIST}string", f"{_LIST}integer", "string")
+    expected = {
+        columns.user: ("string", "integer"),
+        columns.label: lists if request.words else ("string", "integer"),
+        columns.text: (f"{_LIST}string", "string") if request.words else ("string",),
+    }
+    for name, kinds in expected.items():
         if name is not None:
-            _check_type(schema, name, ("string", "integer"), source)
-    if columns.text is not None:
-        _check_type(schema, columns.text, ("string",), source)
-    if columns.label is not None and _kind(schema.field(columns.label).type) == "integer":
+            _check_type(schema, name, kinds, source)
+    label = None if columns.label is None else _kind(schema.field(columns.label).type)
+    if columns.label is not None and label in {"integer", f"{_LIST}integer"}:
         label_names = _label_names(schema.metadata or {}, columns.label, source)
     if file.metadata.num_rows > limits.rows:
         raise DataError(
@@ -62,7 +70,7 @@ def _read(file: pq.ParquetFile, path: Path, request: ColumnRequest, limits: Read
             hint="use a part of the file",
         )
     wanted = (columns.text, columns.label, columns.user)
-    collector = RowCollector(source, request, columns, limits, "row")
+    collector = collector_for(source, request, columns, limits, "row")
     number = 0
     names = [name for name in wanted if name is not None]
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
@@ -94,12 +102,7 @@ def _values(column: pa.Array, before: int, source: str, limits: ReaderLimits) ->
                 "row",
                 "write the file with strings in UTF-8",
             ) from None
-        # A character is at most 4 bytes: most strings need not be encoded to know they are short.
-        if (
-            isinstance(item, str)
-            and 4 * len(item) > limits.row_bytes
-            and len(item.encode()) > limits.row_bytes
-        ):
+        if _longer(item, limits.row_bytes):
             raise data_error(
                 f"a row of more than {limits.row_bytes} bytes",
                 source,
@@ -110,8 +113,19 @@ def _values(column: pa.Array, before: int, source: str, limits: ReaderLimits) ->
         yield item
 
 
+def _longer(item: object, limit: int) -> bool:
+    """Whether a string, or a list with its strings, has more bytes."""
+    if isinstance(item, list):
+        parts = [part for part in item if isinstance(part, str)]
+        return len(item) + sum(map(len, parts)) > limit or _longer("".join(parts), limit)
+    # A character is at most 4 bytes: most strings need not be encoded to know they are short.
+    return isinstance(item, str) and 4 * len(item) > limit and len(item.encode()) > limit
+
+
 def _kind(kind: pa.DataType) -> str:
     types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _LIST + _kind(kind.value_type)
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
@@ -137,7 +151,10 @@ def _label_names(metadata: dict[bytes, bytes], column: str, source: str) -> tupl
         if own is not None:
             names = json.loads(own)
         elif hub is not None:
-            names = json.loads(hub)["info"]["features"][column].get("names")
+            feature = json.loads(hub)["info"]["features"][column]
+            # Labels of words: a list or a Sequence of class labels, as the version wrote it.
+            feature = feature[0] if isinstance(feature, list) else feature
+            names = feature.get("feature", feature).get("names")
             if names is None:
                 return None
         else:

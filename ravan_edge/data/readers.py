@@ -9,9 +9,10 @@ from ravan_edge.data.delimited import read_delimited
 from ravan_edge.data.json_lines import read_json_lines
 from ravan_edge.data.plain_text import read_plain_text
 from ravan_edge.data.rows import ColumnRequest, ReaderLimits, Rows
+from ravan_edge.data.word_rows import WordRows, word_request
 from ravan_edge.errors import DataError, MissingExtraError
 
-__all__ = ["DATA_SUFFIXES", "TEXT_SUFFIXES", "read_rows", "read_table"]
+__all__ = ["DATA_SUFFIXES", "TEXT_SUFFIXES", "read_rows", "read_table", "read_word_rows"]
 
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 TEXT_SUFFIXES = (*DATA_SUFFIXES, ".txt")
@@ -57,6 +58,27 @@ def read_rows(
         skip_empty=skip_empty,
     )
     return read_table(Path(path), request, limits=limits, delimiter=delimiter)
+
+
+def read_word_rows(
+    path: Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    user_column: str | None = None,
+    skip_empty: bool = False,
+    limits: ReaderLimits = ReaderLimits(),  # noqa: B008  (frozen: nobody can change the default)
+) -> WordRows:
+    """As :func:`read_rows`, for rows of words with a label for each word.
+
+    Both columns hold lists, or strings that are cut at white space.
+    """
+    request = word_request(
+        text=text_column, label=label_column, user=user_column, skip_empty=skip_empty
+    )
+    rows = read_table(path, request, limits=limits)
+    assert isinstance(rows, WordRows)  # noqa: S101  (what a request for words gives)
+    return rows
 
 
 def read_table(

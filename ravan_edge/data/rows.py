@@ -22,6 +22,7 @@ __all__ = [
     "RowCollector",
     "Rows",
     "data_error",
+    "json_type",
 ]
 
 TEXT_COLUMNS = (
@@ -119,6 +120,7 @@ class ColumnRequest:
         labels_if_there: True: labels that are not required are read from a column with a usual name.
         text_names: The usual names of texts.
         label_names: The usual names of labels.
+        words: True: texts are lists of words, labels lists with one for each of them.
     """
 
     text: str | None = None
@@ -130,6 +132,7 @@ class ColumnRequest:
     labels_if_there: bool = False
     text_names: tuple[str, ...] = TEXT_COLUMNS
     label_names: tuple[str, ...] = LABEL_COLUMNS
+    words: bool = False
 
     def __post_init__(self) -> None:
         if self.text is not None and self.text == self.label:
@@ -283,7 +286,7 @@ class RowCollector:
                 self.problem("without a text", number, "fill in the text, or remove the row")
             else:
                 kind = "whose text is not a string"
-                detail = f"found {_json_type(text)}"
+                detail = f"found {json_type(text)}"
                 self.problem(kind, number, "put quotes around the text", detail)
             return False
         if not text.strip():
@@ -314,7 +317,7 @@ class RowCollector:
             return False
         if isinstance(label, bool) or not isinstance(label, (str, int)):
             kind = "whose label is neither a string nor an integer"
-            detail = f"found {_json_type(label)}"
+            detail = f"found {json_type(label)}"
             self.problem(kind, number, "write the label's name or its index", detail)
             return False
         return True
@@ -325,7 +328,7 @@ class RowCollector:
             return False
         if isinstance(user, bool) or not isinstance(user, (str, int)):
             kind = "whose user is neither a string nor an integer"
-            detail = f"found {_json_type(user)}"
+            detail = f"found {json_type(user)}"
             self.problem(kind, number, "write the user's name or number", detail)
             return False
         return True
@@ -375,7 +378,8 @@ class RowCollector:
         return data_error("; ".join(parts), self._source, first.shown[0][0], self._unit, first.hint)
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
+    """What a value is, in the words of a message."""
     names = {bool: "true or false", int: "a number", float: "a number with a fraction"}
     names |= {str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), type(value).__name__)

@@ -10,11 +10,13 @@ from ravan_edge.tasks.causal_lm import CausalLanguage
 from ravan_edge.tasks.masked_lm import MaskedLanguage
 from ravan_edge.tasks.task import Task
 from ravan_edge.tasks.text_classification import TextClassification
+from ravan_edge.tasks.token_classification import TokenClassification
 
 __all__ = ["TASKS", "task_for"]
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (TextClassification(), MaskedLanguage(), CausalLanguage())
+    task.name: task
+    for task in (TextClassification(), TokenClassification(), MaskedLanguage(), CausalLanguage())
 }
 
 

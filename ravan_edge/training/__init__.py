@@ -1,6 +1,13 @@
 """Training on one device: optimisers, the local round, its checkpoints, evaluation."""
 
-from ravan_edge.training.evaluate import ClassCounts, Scores, class_counts, evaluate, predict
+from ravan_edge.training.evaluate import (
+    ClassCounts,
+    Scores,
+    class_counts,
+    evaluate,
+    predict,
+    predict_tokens,
+)
 from ravan_edge.training.local_round import LocalResult, initial_state, local_round, run_batch
 from ravan_edge.training.optimisers import Adam, Optimiser, OptimiserName, OptimiserState, Sgd
 from ravan_edge.training.options import OptionInfo, check_options, option, option_infos, option_name
@@ -29,6 +36,7 @@ __all__ = [
     "option_infos",
     "option_name",
     "predict",
+    "predict_tokens",
     "run_batch",
     "save_state",
 ]

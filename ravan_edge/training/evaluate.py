@@ -13,7 +13,15 @@ from ravan_edge.errors import DataError, NumericsError
 from ravan_edge.methods import Method, Vector
 from ravan_edge.plans.step import Evaluation, Step
 
-__all__ = ["ClassCounts", "OnRows", "Scores", "class_counts", "evaluate", "predict"]
+__all__ = [
+    "ClassCounts",
+    "OnRows",
+    "Scores",
+    "class_counts",
+    "evaluate",
+    "predict",
+    "predict_tokens",
+]
 
 OnRows = Callable[[int, int], None]
 """Called with the rows done and the rows in all."""
@@ -160,17 +168,49 @@ def predict(
     for rows, _, result in _batches(step, method, heads, dataset, everything, batch_size):
         if result.logits is None or result.logits.ndim != 2:
             raise ValueError("this task does not give each row a label")
-        if not np.isfinite(result.logits).all():
-            raise NumericsError(
-                "a logit of these heads is NaN or infinite",
-                hint="take an earlier version of the heads",
-            )
-        logits = result.logits.astype(np.float64)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         if found is None:
-            found = np.empty((len(dataset), logits.shape[1]))
-        found[rows] = weights / weights.sum(axis=1, keepdims=True)
+            found = np.empty((len(dataset), result.logits.shape[1]))
+        found[rows] = _probabilities(result.logits)
     return np.empty((0, 0)) if found is None else found
+
+
+def predict_tokens(
+    step: Step, method: Method, heads: Vector, dataset: Dataset, *, batch_size: int
+) -> list[NDArray[np.float64]]:
+    """Probabilities of each label for the tokens of each row, float64 [tokens of the row, labels].
+
+    Args:
+        step: An opened plan of a task that gives each token a label.
+        method: What trains.
+        heads: Float32 [parameters], folded.
+        dataset: Rows; labels are not looked at.
+        batch_size: Rows at once.
+
+    Raises:
+        NumericsError: A logit is NaN or infinite.
+        ValueError: The task does not give each token a label.
+    """
+    everything = np.arange(len(dataset), dtype=np.int64)
+    lengths = dataset.lengths
+    found: list[NDArray[np.float64]] = [np.empty((0, 0))] * len(dataset)
+    for rows, _, result in _batches(step, method, heads, dataset, everything, batch_size):
+        if result.logits is None or result.logits.ndim != 3:
+            raise ValueError("this task does not give each token a label")
+        for row, logits in zip(rows.tolist(), result.logits, strict=True):
+            found[row] = _probabilities(logits[: lengths[row]])
+    return found
+
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    if not np.isfinite(logits).all():
+        raise NumericsError(
+            "a logit of these heads is NaN or infinite",
+            hint="take an earlier version of the heads",
+        )
+    exact = logits.astype(np.float64)
+    weights: NDArray[np.float64] = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
 
 
 def _batches(

@@ -52,4 +52,5 @@ class EncoderOutput(nn.Module):
 
 def encoder_forms(*, token_types: bool = False) -> Mapping[str, Form]:
     """What encoders of BERT's kind can do."""
-    return {"text-classification": Form(partial(EncoderOutput, token_types=token_types))}
+    whole = Form(partial(EncoderOutput, token_types=token_types))
+    return {"text-classification": whole, "token-classification": whole}

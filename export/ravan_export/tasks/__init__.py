@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from ravan_export.tasks.image_classification import ImageClassification
 from ravan_export.tasks.task import IGNORED, Loss, Task
 from ravan_export.tasks.text_classification import TextClassification
+from ravan_export.tasks.token_classification import TokenClassification
 
 __all__ = ["IGNORED", "TASKS", "Loss", "Task"]
 
 TASKS: Mapping[str, type[Task]] = {
-    task.name: task for task in (TextClassification, ImageClassification)
+    task.name: task
+    for task in (TextClassification, TokenClassification, ImageClassification)
 }
 """By the name that the manifest and ``--task`` use."""
