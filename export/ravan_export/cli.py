@@ -32,7 +32,8 @@ def export(
         str | None,
         typer.Option(
             "--labels",
-            help="For tasks with labels: how many, or a file with them (.txt, .json or a data file).",
+            help="For tasks with labels: how many, or a file with them (.txt, .json or a data file), or "
+            "a folder with one sub-folder for each class.",
             show_default=False,
         ),
     ] = None,

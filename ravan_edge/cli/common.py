@@ -44,7 +44,7 @@ class DataSettings:
     """How a data file is read, for commands that read one."""
 
     text_column: str | None = option(
-        None, "Column of the texts. Default: found by its usual names.", group="Data"
+        None, "Column of the texts (or images). Default: found by its usual names.", group="Data"
     )
     label_column: str | None = option(
         None, "Column of the labels. Default: found by its usual names.", group="Data"

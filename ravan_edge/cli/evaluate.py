@@ -29,7 +29,12 @@ _SHOWN_CLASSES = 10
 @takes_settings(reading=DataSettings, running=PlanSettings)
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="The artifact's folder.")],
-    data: Annotated[Path, typer.Option("--data", help="csv, tsv, jsonl or parquet, with labels.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", help="csv, tsv, jsonl or parquet with labels; for images also a folder."
+        ),
+    ],
     reading: DataSettings,
     running: PlanSettings,
     heads: Annotated[

@@ -23,7 +23,12 @@ ArtifactArgument = Annotated[
     Path, typer.Argument(help="An artifact's folder, made by `ravan export`.")
 ]
 TrainOption = Annotated[
-    Path, typer.Option("--train", help="Training data: csv, tsv, jsonl or parquet.")
+    Path,
+    typer.Option(
+        "--train",
+        help="Training data: csv, tsv, jsonl or parquet; for images also a folder with one "
+        "sub-folder for each class.",
+    ),
 ]
 TestOption = Annotated[
     Path | None, typer.Option("--test", help="Test data, scored and never used to choose anything.")
@@ -114,7 +119,8 @@ def outcome_lines(request: SimulationRequest, summary: Mapping[str, Any]) -> Ite
     )
     yield f"Folder    {request.out} (summary.json, metrics.jsonl, heads/)"
     heads = request.out / "heads" / ("last" if best is None else "best")
+    item = "photo.png" if summary["artifact"]["task"] == "image-classification" else "a text"
     words = shlex.join(
-        ["ravan", "predict", str(request.artifact), "--heads", f"{heads}.safetensors", "a text"]
+        ["ravan", "predict", str(request.artifact), "--heads", f"{heads}.safetensors", item]
     )
     yield f"Next      {words}"

@@ -92,7 +92,12 @@ class RunSettings:
 @takes_settings(local=LocalSettings, run=RunSettings, reading=DataSettings, running=PlanSettings)
 def train(
     artifact: Annotated[Path, typer.Argument(help="The artifact's folder.")],
-    data: Annotated[Path, typer.Option("--data", help="csv, tsv, jsonl or parquet, with labels.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", help="csv, tsv, jsonl or parquet with labels; for images also a folder."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where to save the trained heads.")],
     local: LocalSettings,
     run: RunSettings,

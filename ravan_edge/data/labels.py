@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ravan_edge.data.image_folder import class_names
 from ravan_edge.data.lines import BoundedLines
 from ravan_edge.data.readers import DATA_SUFFIXES, read_table
 from ravan_edge.data.rows import ColumnRequest, Rows
@@ -196,9 +197,10 @@ def label_map_from_file(
     * ``.txt``: one name a line, UTF-8, blank lines ignored; ``.json``: a list of names.
     * A data file: ``label_names`` of a parquet file in their order; otherwise the different labels,
       sorted by code point; where all are integers, the numbers 0 .. the largest.
+    * A folder of images: the names of its sub-folders, sorted by code point.
 
     Args:
-        path: The file.
+        path: The file, or folder.
         label_column: Of a data file; None: the only column with a usual name.
         of_words: A row of a data file has a label for each word.
 
@@ -208,7 +210,9 @@ def label_map_from_file(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix in DATA_SUFFIXES:
+    if path.is_dir():
+        names = list(class_names(path))
+    elif suffix in DATA_SUFFIXES:
         request = (
             word_request(label=label_column, require_text=False)
             if of_words
@@ -221,7 +225,7 @@ def label_map_from_file(
         raise DataError(
             f"unsupported suffix {suffix!r}, expected .txt, .json, {', '.join(DATA_SUFFIXES)}",
             where=str(path),
-            hint="give a number, a list of names (.txt, .json) or a data file",
+            hint="give a number, a list of names (.txt, .json), a data file or a folder of images",
         )
     return _checked(names, str(path))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.data.image_folder import FolderImages
 from ravan_edge.errors import DataError
 from ravan_edge.files import sha256_file
 from ravan_edge.simulate.settings import SimulationSettings
@@ -28,8 +29,8 @@ class SimulationRequest:
 
     Args:
         artifact: Its folder.
-        train: The training data file.
-        test: The test data file, or None.
+        train: The training data: a file, or a folder of images.
+        test: The test data, or None.
         out: The run folder.
         settings: Everything else.
     """
@@ -46,14 +47,16 @@ class SimulationRequest:
         Raises:
             DataError: A data file is not there.
         """
+        images = artifact.manifest.image is not None
+        libraries = (*_LIBRARIES, "pillow") if images else _LIBRARIES
         return {
             "settings": self.settings.as_dict(),
             "artifact": {"digest": artifact.digest},
             "data": {
-                "train": _digest(self.train),
-                "test": None if self.test is None else _digest(self.test),
+                "train": _digest(self.train, images=images),
+                "test": None if self.test is None else _digest(self.test, images=images),
             },
-            "versions": {name: _version(name) for name in _LIBRARIES},
+            "versions": {name: _version(name) for name in libraries},
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -87,7 +90,9 @@ class SimulationRequest:
         return shlex.join(words)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, *, images: bool) -> str:
+    if images and path.is_dir():
+        return FolderImages.open(path).sha256
     if not path.is_file():
         raise DataError("no such file", where=str(path), hint="check the path")
     return sha256_file(path)

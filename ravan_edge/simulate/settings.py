@@ -57,7 +57,7 @@ class SimulationSettings:
         group=_DATA,
     )
     text_column: str | None = option(
-        None, "Column of the texts. Default: found by its usual names.", group=_DATA
+        None, "Column of the texts (or images). Default: found by its usual names.", group=_DATA
     )
     label_column: str | None = option(
         None, "Column of the labels. Default: found by its usual names.", group=_DATA

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ravan_edge.artifact import Manifest
 from ravan_edge.errors import ArtifactError
 from ravan_edge.tasks.causal_lm import CausalLanguage
+from ravan_edge.tasks.image_classification import ImageClassification
 from ravan_edge.tasks.masked_lm import MaskedLanguage
 from ravan_edge.tasks.task import Task
 from ravan_edge.tasks.text_classification import TextClassification
@@ -16,7 +17,13 @@ __all__ = ["TASKS", "task_for"]
 
 TASKS: Mapping[str, Task] = {
     task.name: task
-    for task in (TextClassification(), TokenClassification(), MaskedLanguage(), CausalLanguage())
+    for task in (
+        TextClassification(),
+        TokenClassification(),
+        MaskedLanguage(),
+        CausalLanguage(),
+        ImageClassification(),
+    )
 }
 
 
