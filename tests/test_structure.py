@@ -364,6 +364,7 @@ def hand_made_options() -> list[tuple[str, str]]:
 OWN_DEFAULTS = {
     "heads": "`export`: how many heads a layer gets; elsewhere: the file of trained heads",
     "batch_size": "`train` and `simulate`: rows of a step; `eval`: rows at once, which changes nothing",
+    "seed": "`merge`: the old artifact's plus 1; elsewhere: 0",
     "validation": "`simulate` chooses the best round on it, `train` only shows it",
 }
 

@@ -1,4 +1,4 @@
-"""``ravan export``: plugged into the command line by the entry point ``ravan.commands``.
+"""``ravan export`` and ``ravan merge``: plugged into the command line by the entry point ``ravan.commands``.
 
 torch and transformers take seconds to import, so that happens when the command runs, not when its
 help is shown.
@@ -15,6 +15,7 @@ import typer
 
 from ravan_edge.cli.common import JsonOption, say, takes_settings
 from ravan_edge.errors import UsageError
+from ravan_export.cli_merge import merge
 from ravan_export.settings import ExportSettings
 
 if TYPE_CHECKING:
@@ -134,5 +135,6 @@ def _show(exported: Exported) -> None:
 
 
 def register(application: typer.Typer) -> None:
-    """Add the command to an application."""
+    """Add the commands to an application."""
     application.command("export")(export)
+    application.command("merge")(merge)

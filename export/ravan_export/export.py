@@ -26,7 +26,7 @@ from ravan_edge.artifact.manifest import (
 from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
 from ravan_edge.artifact.writer import ArtifactWriter
 from ravan_edge.data import label_map
-from ravan_edge.errors import UsageError
+from ravan_edge.errors import ModelError, UsageError
 from ravan_export.adaptation import Adaptation, adapt
 from ravan_export.bases import Init
 from ravan_export.capture import Program, capture
@@ -117,6 +117,19 @@ def _table(adaptation: Adaptation, source: Source) -> tuple[TensorEntry, ...]:
     return (*adaptation.table, *head)
 
 
+def _task_head(source: Source, given: Mapping[str, Array] | None) -> dict[str, Array]:
+    """Initial values of the task head: given ones, or those of the source."""
+    initial = {name: array for name, (_, array) in source.task_head.items()}
+    for name, array in (given or {}).items():
+        if name not in initial or initial[name].shape != array.shape:
+            raise ModelError(
+                f"a task head of shape {list(array.shape)} was given, which the model does not have",
+                where=name,
+            )
+        initial[name] = array
+    return initial
+
+
 def _frozen(
     source: Source, program: Program, parts: Parts, names: Sequence[str]
 ) -> dict[str, Array]:
@@ -171,6 +184,7 @@ def export_artifact(
     tokens: int = ExportSettings.tokens,
     plans: Sequence[str] = ("whole",),
     name: str | None = None,
+    task_head: Mapping[str, Array] | None = None,
     threads: int = 2,
     overwrite: bool = False,
     progress: Progress = _quiet,
@@ -199,6 +213,7 @@ def export_artifact(
             out so that this one is fastest.
         plans: ``whole``.
         name: What the manifest calls the model; None: the hub id or the folder's name.
+        task_head: Initial values of ``task_head.*``; None: the checkpoint's, or 0.
         threads: Of the check.
         overwrite: Replace an artifact at ``out``.
         progress: Told what is going on.
@@ -238,7 +253,7 @@ def export_artifact(
         frozen = _frozen(source, program, parts, plan.frozen)
         writer.add_tensors(BASE_FILE, {**frozen, **adaptation.base_tensors})
         table = _table(adaptation, source)
-        initial = {**adaptation.heads, **{key: item for key, (_, item) in source.task_head.items()}}
+        initial = {**adaptation.heads, **_task_head(source, task_head)}
         writer.add_tensors(HEADS_FILE, initial, heads_metadata(0, None))
         if source.text is not None:
             writer.add_bytes(TOKENIZER_FILE, tokenizer_bytes(source.checkpoint.folder))

@@ -70,6 +70,7 @@ _COMMANDS = {
                        "ravan_edge.cli.simulate", "simulate"),
     "sweep": _Entry("Simulate several learning rates and choose one.",
                     "ravan_edge.cli.sweep", "sweep"),
+    "merge": _Entry("Fold trained heads into a model for other tools.", plugin="export"),
     "report": _Entry("Make the page of a run or of a sweep again.",
                      "ravan_edge.cli.report", "report"),
     "demo": _Entry("Export, simulate and report on data that ship with the kit.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
 
 from ravan_edge.artifact.opening import Artifact, open_artifact
 from ravan_export.export import export_artifact
+from tests.export.merge_kit import trained, with_words
 
 LABELS = 3
 SIZES: dict[str, dict[str, Any]] = {
@@ -117,3 +119,32 @@ def copied(tiny_model: Models, tmp_path: Path) -> Models:
         return Path(shutil.copytree(tiny_model(kind), tmp_path / kind))
 
     return copy
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A tiny model, its artifact and heads as if trained."""
+
+    model: Path
+    artifact: Path
+    heads: Path
+
+
+@pytest.fixture(scope="session")
+def with_heads(build_once: BuildOnce, tiny_model: Models) -> Callable[..., Trained]:
+    """``with_heads("bert", method="ravan", ...)``: a model that reads words, exported, with heads."""
+
+    def make(kind: str, **options: Any) -> Trained:
+        options = {"lora_budget": 2} | options
+        name = "-".join([kind, *(f"{key}.{value}" for key, value in sorted(options.items()))])
+        model = build_once(f"words-{kind}", lambda path: with_words(tiny_model(kind), path))
+
+        def build(path: Path) -> None:
+            path.mkdir()
+            export_artifact(model, labels=LABELS, out=path / "artifact", **options)
+            trained(open_artifact(path / "artifact"), path / "heads.safetensors")
+
+        folder = build_once(f"trained-{name}", build)
+        return Trained(model, folder / "artifact", folder / "heads.safetensors")
+
+    return make
