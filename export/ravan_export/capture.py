@@ -157,6 +157,8 @@ def capture(
     tensors: dict[str, tuple[str, Tensor]] = {}
     inputs: dict[str, str] = {}
     user_names = iter(example)
+    # Of tied parameters torch names the last; the first is where it is defined.
+    first = {tensor.data_ptr(): name for name, tensor in model.named_parameters() if tensor.numel()}
     for spec in signature.input_specs:
         if spec.kind is InputKind.USER_INPUT:
             inputs[spec.arg.name] = next(user_names)
@@ -164,7 +166,7 @@ def capture(
             target = str(spec.target)
             stored = exported.state_dict.get(target)
             tensor = exported.constants[target] if stored is None else stored
-            tensors[spec.arg.name] = (_INNER.sub("", target), tensor)
+            tensors[spec.arg.name] = (_INNER.sub("", first.get(tensor.data_ptr(), target)), tensor)
     nodes = tuple(exported.graph.nodes)
     symbols: dict[str, str] = {}
     batch: dict[str, tuple[Shape, torch.dtype]] = {}

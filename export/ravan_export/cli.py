@@ -59,6 +59,7 @@ def export(
     Examples:
       ravan export ./all-MiniLM-L6-v2 --labels train.parquet --out mails.ravan
       ravan export ./roberta-base --labels 4 --method fedit --lora-budget 16 --out lora.ravan
+      ravan export ./SmolLM2-135M --task causal-lm --out poems.ravan
     """
     if out.exists() and not overwrite and any(out.iterdir() if out.is_dir() else [out]):
         # Said before torch is imported; the writer checks again.
@@ -82,6 +83,7 @@ def export(
         targets=settings.targets,
         seed=settings.seed,
         tokens=settings.tokens,
+        loss_slices=settings.loss_slices,
     )
     if as_json:
         typer.echo(json.dumps(_document(exported), indent=2, ensure_ascii=False))

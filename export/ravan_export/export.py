@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ravan_edge.artifact.heads import heads_metadata
 from ravan_edge.artifact.manifest import (
@@ -99,14 +100,19 @@ def _capture(source: Source, task: Task) -> Program:
         return capture(source.captured, task.example(source), task.dims)
 
 
+def _loss_tensors(source: Source) -> dict[str, Tensor]:
+    return {key: item for key, item in source.frozen.items() if isinstance(item, Tensor)}
+
+
 def _parts(source: Source, program: Program) -> Parts:
     dotted = {tensor.data_ptr(): name for name, tensor in source.model.named_parameters()}
-    frozen = {
-        role: (frozen_name(program, tensor, dotted[tensor.data_ptr()]), tuple(tensor.shape))
-        for role, tensor in source.frozen.items()
-    }
+    frozen: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for role, tensor in _loss_tensors(source).items():
+        name = frozen_name(program, tensor, dotted[tensor.data_ptr()])
+        frozen[role] = (name, tuple(tensor.shape))
+    numbers = {key: item for key, item in source.frozen.items() if isinstance(item, float)}
     head = {key: (full, array.shape) for key, (full, array) in source.task_head.items()}
-    return Parts(head, frozen)
+    return Parts(head, frozen, numbers)
 
 
 def _table(adaptation: Adaptation, source: Source) -> tuple[TensorEntry, ...]:
@@ -135,7 +141,7 @@ def _frozen(
 ) -> dict[str, Array]:
     """The frozen tensors by name, as views of the model's own memory."""
     tensors = dict(program.tensors.values())
-    tensors |= {parts.frozen[role][0]: tensor for role, tensor in source.frozen.items()}
+    tensors |= {parts.frozen[role][0]: tensor for role, tensor in _loss_tensors(source).items()}
     return {name: tensors[name].detach().numpy() for name in names}
 
 
@@ -182,6 +188,7 @@ def export_artifact(
     targets: str | None = ExportSettings.targets,
     seed: int = ExportSettings.seed,
     tokens: int = ExportSettings.tokens,
+    loss_slices: int = ExportSettings.loss_slices,
     plans: Sequence[str] = ("whole",),
     name: str | None = None,
     task_head: Mapping[str, Array] | None = None,
@@ -211,6 +218,7 @@ def export_artifact(
         seed: Of bases and initial heads.
         tokens: How many a step usually has, padding included. Any number works; the graph is laid
             out so that this one is fastest.
+        loss_slices: In how many parts a loss over a vocabulary is computed, one after the other.
         plans: ``whole``.
         name: What the manifest calls the model; None: the hub id or the folder's name.
         task_head: Initial values of ``task_head.*``; None: the checkpoint's, or 0.
@@ -233,6 +241,7 @@ def export_artifact(
         targets=targets,
         seed=seed,
         tokens=tokens,
+        loss_slices=loss_slices,
     )
     doing = _task(task, labels, options)
     if list(plans) != ["whole"]:

@@ -8,7 +8,7 @@ head by head.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ravan_export.adaptation import Adaptation
 from ravan_export.source import Source
@@ -80,6 +81,32 @@ def _hooked(source: Source, adaptation: Adaptation, values: Mapping[str, Tensor]
             handle.remove()
 
 
+class _Float64(TorchFunctionMode):
+    """Where a model asks for float32 by name (norms, softmax, rotary positions), it gets float64.
+
+    Else a float64 model would round there as float32 does, and its distance from float32 would be
+    found too small.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        del types
+        if func is Tensor.float:
+            func = Tensor.double
+        wide = {torch.float32: torch.float64}
+
+        def widened(item: Any) -> Any:  # noqa: ANN401
+            return wide.get(item, item) if isinstance(item, torch.dtype) else item
+
+        named = {key: widened(item) for key, item in (kwargs or {}).items()}
+        return func(*map(widened, args), **named)
+
+
 def autograd(
     task: Task, source: Source, adaptation: Adaptation, batch: Arrays, parameters: Arrays
 ) -> Reference:
@@ -102,7 +129,8 @@ def autograd(
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
-    with _hooked(source, adaptation, values):
+    precision = _Float64() if dtype == torch.float64 else nullcontext()
+    with _hooked(source, adaptation, values), precision:
         loss = task.reference(source, tensors, values)
         gradients = torch.autograd.grad(loss, list(values.values()))
     return Reference(

@@ -55,6 +55,14 @@ class ExportSettings:
         maximum=1 << 24,
         group=_GROUP,
     )
+    loss_slices: int = option(
+        8,
+        "For language models: parts in which the loss over the vocabulary is computed, one after the "
+        "other. More need less memory.",
+        minimum=1,
+        maximum=1024,
+        group=_GROUP,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

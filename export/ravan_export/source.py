@@ -87,7 +87,8 @@ class Source:
             matrix.
         task_head: Trained parameters: name in the tensor table -> (dotted name in ``captured``,
             initial value). Empty for a task without a label map.
-        frozen: Tensors of ``model`` that the task's loss reads beside the output, by its names.
+        frozen: Parameters of ``model`` and numbers that the task's loss reads beside the output, by
+            its names for them.
         text: How texts are read; None for images.
         image: How images are read; None for texts.
         pooling: Of a bare encoder.
@@ -101,7 +102,7 @@ class Source:
     labels: tuple[str, ...] = ()
     task_modules: tuple[str, ...] = ()
     task_head: Mapping[str, tuple[str, NDArray[np.float32]]] = field(default_factory=dict)
-    frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: Mapping[str, Tensor | float] = field(default_factory=dict)
     text: TextSettings | None = None
     image: ImageSettings | None = None
     pooling: Pooling | None = None
@@ -223,8 +224,8 @@ def _load(checkpoint: Checkpoint, optimum_task: str, *, other_sizes: bool) -> tu
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-        )
             ignore_mismatched_sizes=other_sizes,
+        )
     except Exception as error:  # whatever a broken file raises
         first = str(error).strip().splitlines()
         raise ModelError(

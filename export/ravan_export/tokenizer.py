@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
 
 from ravan_edge.errors import ModelError
+from ravan_export.source import Checkpoint
 
-__all__ = ["TOKENIZER_FILE", "tokenizer_bytes"]
+__all__ = ["TOKENIZER_FILE", "special_token_id", "tokenizer_bytes"]
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 _MAX_BYTES = 256 << 20
@@ -45,3 +50,38 @@ def _missing(folder: Path, reason: str) -> ModelError:
         where=str(folder),
         hint="save it with the model: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
     )
+
+
+def special_token_id(checkpoint: Checkpoint, kind: str, words: int) -> int | None:
+    """The id of the ``pad``, ``eos``, ``mask`` ... token.
+
+    The configuration's ``<kind>_token_id`` (of a list, the first), else the token that
+    ``tokenizer_config.json`` names.
+
+    Args:
+        checkpoint: An opened folder.
+        kind: Which token.
+        words: Rows of the vocabulary matrix; an id beyond them is none.
+
+    Raises:
+        ModelError: The tokenizer cannot be read.
+    """
+    found: Any = getattr(checkpoint.config, f"{kind}_token_id", None)
+    if isinstance(found, list):
+        found = found[0] if found else None
+    if found is None:
+        named = _tokenizer_config(checkpoint.folder).get(f"{kind}_token")
+        if isinstance(named, dict):  # an added token, written out
+            named = named.get("content")
+        if isinstance(named, str):
+            data = tokenizer_bytes(checkpoint.folder)
+            found = Tokenizer.from_str(data.decode("utf-8")).token_to_id(named)
+    return found if isinstance(found, int) and 0 <= found < words else None
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    try:
+        document = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # it is optional; what must be there is tokenizer.json
+    return document if isinstance(document, dict) else {}

@@ -44,10 +44,12 @@ class Parts:
     Args:
         task_head: Trained parameters: graph input -> (dotted name in the program, shape).
         frozen: What the loss reads: the task's name for it -> (name in the base, shape).
+        numbers: Constants that the loss reads, by the task's names.
     """
 
     task_head: Mapping[str, tuple[str, tuple[int, ...]]]
     frozen: Mapping[str, tuple[str, tuple[int, ...]]]
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +149,18 @@ def _build(
         trained[name] = parameters[full] = tape.leaf(builder.input(name, shape), trains=step)
     output = translate(program, tape, batch, parameters, adapters)
     frozen = {role: builder.parameter(name, shape) for role, (name, shape) in parts.frozen.items()}
+    frozen |= {role: builder.constant(number) for role, number in parts.numbers.items()}
+    if not step:
+        scores = task.scores(builder, output.value, labels, frozen)
+        outputs = {name: builder.exact(value) for name, value in scores.items()}
+        if task.signature.logits_axes is not None:
+            outputs["logits"] = builder.exact(output.value)
+        return _Graph(builder, outputs)
     loss = task.loss(builder, output.value, labels, frozen)
     outputs = {name: builder.exact(value) for name, value in loss.outputs.items()}
-    if step:
-        gradients = tape.backward(output, loss.gradient)
-        for name, var in trained.items():
-            outputs[f"grad.{name}"] = builder.exact(
-                builder.reshape(gradients[var], var.value.shape)
-            )
-    elif task.signature.logits_axes is not None:
-        outputs["logits"] = builder.exact(output.value)
+    gradients = tape.backward(output, loss.gradient)
+    for name, var in trained.items():
+        outputs[f"grad.{name}"] = builder.exact(builder.reshape(gradients[var], var.value.shape))
     return _Graph(builder, outputs)
 
 

@@ -177,6 +177,21 @@ def sigmoid(call: Call, x: Var) -> Var:
     return call.tape.record(y, {x: gradient})
 
 
+@rule("aten.silu.default")
+def silu(call: Call, x: Var) -> Var:
+    """y = x s with s = sigmoid x; dy/dx = s + y (1 - s)."""
+    builder = call.builder
+    value = builder.settled(x.value)
+    s = builder.unary("Sigmoid", value)
+    y = builder.mul(value, s)
+
+    def gradient(dy: Value) -> Value:
+        rest = builder.mul(y, builder.sub(builder.constant(1.0), s))
+        return builder.mul(dy, builder.add(s, rest))
+
+    return call.tape.record(y, {x: gradient})
+
+
 @rule("aten.relu.default")
 def relu(call: Call, x: Var) -> Var:
     """y = max(x, 0); the slope at 0 is 0, as in torch."""
@@ -190,6 +205,24 @@ def exp(call: Call, x: Var) -> Var:
     """y = exp x = dy/dx."""
     y = call.builder.unary("Exp", x.value)
     return call.tape.record(y, {x: lambda dy: call.builder.mul(dy, y)})
+
+
+@rule("aten.cos.default")
+def cos(call: Call, x: Var) -> Var:
+    """y = cos x, dy/dx = -sin x."""
+    builder = call.builder
+    y = builder.unary("Cos", x.value)
+    return call.tape.record(
+        y, {x: lambda dy: builder.mul(dy, builder.unary("Sin", x.value)).times(-1.0)}
+    )
+
+
+@rule("aten.sin.default")
+def sin(call: Call, x: Var) -> Var:
+    """y = sin x, dy/dx = cos x."""
+    builder = call.builder
+    y = builder.unary("Sin", x.value)
+    return call.tape.record(y, {x: lambda dy: builder.mul(dy, builder.unary("Cos", x.value))})
 
 
 @rule("aten.neg.default")

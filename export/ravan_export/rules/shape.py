@@ -122,11 +122,32 @@ def cut(
         raise call.refuse(f"a slice with step {step}", "this needs a rule in rules/shape.py")
     if x.value.shape == call.shape:
         return x
-    if x.needs_grad:
-        raise call.refuse("a slice of trained values", "this needs a gradient in rules/shape.py")
+    axis %= len(x.value.shape)
     first = start.value.name if isinstance(start, Var) else start or 0
     last = end.value.name if isinstance(end, Var) else _INT64_MAX if end is None else end
-    return call.tape.record(_cut(call, x.value, axis % len(x.value.shape), first, last))
+    piece = _cut(call, x.value, axis, first, last)
+    size, kept = x.value.shape[axis], call.shape[axis]
+    if isinstance(first, int) and isinstance(size, int) and isinstance(kept, int):
+        before = first + size if first < 0 else first
+        pads = (before, size - before - kept)
+        return call.tape.record(piece, {x: lambda dy: _zeros_around(call, dy, x.value, axis, pads)})
+    if x.needs_grad:
+        raise call.refuse(
+            "a slice of trained values along a dynamic dimension",
+            "this needs a gradient in rules/shape.py",
+        )
+    return call.tape.record(piece)
+
+
+def _zeros_around(
+    call: Call, piece: Value, whole: Value, axis: int, pads: tuple[int, int]
+) -> Value:
+    """``piece`` with so many zeros before and behind it along ``axis``, in the shape of ``whole``."""
+    builder = call.builder
+    piece = builder.as_plain(piece)
+    names = [piece.name, builder.constant(list(pads)).name, "", builder.constant([axis]).name]
+    result = builder.op("Pad", names, whole.shape, mode="constant")
+    return Value(result.name, whole.shape, piece.dtype, piece.scale)
 
 
 @rule("aten.cat.default")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ravan_export.tasks.causal_lm import CausalLanguage
 from ravan_export.tasks.image_classification import ImageClassification
 from ravan_export.tasks.task import IGNORED, Loss, Task
 from ravan_export.tasks.text_classification import TextClassification
@@ -11,6 +12,6 @@ __all__ = ["IGNORED", "TASKS", "Loss", "Task"]
 
 TASKS: Mapping[str, type[Task]] = {
     task.name: task
-    for task in (TextClassification, TokenClassification, ImageClassification)
+    for task in (TextClassification, TokenClassification, CausalLanguage, ImageClassification)
 }
 """By the name that the manifest and ``--task`` use."""

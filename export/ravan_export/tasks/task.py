@@ -87,8 +87,18 @@ class Task(ABC):
             builder: The graph.
             output: What the captured module returns.
             labels: int64, of the shape ``label_dims``.
-            frozen: The tensors of ``source.frozen``, by the same names.
+            frozen: What ``source.frozen`` holds, by the same names.
         """
+
+    def scores(
+        self, builder: Builder, output: Value, labels: Value, frozen: Mapping[str, Value]
+    ) -> Mapping[str, Value]:
+        """``Loss.outputs`` in the evaluation's graph, where nobody reads a gradient.
+
+        What only the gradient needs is left out of the graph anyway; a task overrides this where its
+        loss computes things in an order that depends on the gradient.
+        """
+        return self.loss(builder, output, labels, frozen).outputs
 
     @abstractmethod
     def batch(self, source: Source, use: int) -> dict[str, Array]:
