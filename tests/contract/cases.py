@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ravan_edge.artifact import Manifest
 from ravan_edge.artifact.signature import SIGNATURES
 from ravan_edge.data import Batch, Draw
 from tests.export.conftest import save, save_sentence_encoder, tiny_config
+from tests.export.vit_models import save_vit
 
 __all__ = ["CASES", "Case", "FixedRows", "random_batch"]
 
@@ -60,6 +62,11 @@ CASES: tuple[Case, ...] = (
     Case("roberta", "text-classification", _classifier("roberta")),
     Case("distilbert", "text-classification", _classifier("distilbert"), quick=False),
     Case("sentence", "text-classification", save_sentence_encoder),
+    Case("vit", "image-classification", partial(save_vit, "vit")),
+    Case("deit", "image-classification", partial(save_vit, "deit"), quick=False),
+    Case(
+        "deit-distilled", "image-classification", partial(save_vit, "deit-distilled"), quick=False
+    ),
 )
 
 
