@@ -10,6 +10,7 @@ from ravan_edge.data.batches import (
 from ravan_edge.data.dataset import NO_LABEL, TokenisedDataset, open_dataset
 from ravan_edge.data.examples import Dataset, TextRows
 from ravan_edge.data.labels import encode_labels, label_map, label_map_from_file, numbered_labels
+from ravan_edge.data.pairs import PairRows, tokenise_pairs
 from ravan_edge.data.partitions import (
     PartitionSpec,
     PartitionStatistics,
@@ -32,6 +33,7 @@ __all__ = [
     "Draw",
     "MaskedRows",
     "NextTokenRows",
+    "PairRows",
     "PartitionSpec",
     "PartitionStatistics",
     "ReaderLimits",
@@ -52,6 +54,7 @@ __all__ = [
     "read_rows",
     "split_micro_batches",
     "tokenise",
+    "tokenise_pairs",
     "tokenise_texts",
     "validation_split",
 ]

@@ -9,6 +9,7 @@ from ravan_edge.errors import ArtifactError
 from ravan_edge.tasks.causal_lm import CausalLanguage
 from ravan_edge.tasks.image_classification import ImageClassification
 from ravan_edge.tasks.masked_lm import MaskedLanguage
+from ravan_edge.tasks.seq2seq import SequenceToSequence
 from ravan_edge.tasks.task import Task
 from ravan_edge.tasks.text_classification import TextClassification
 from ravan_edge.tasks.token_classification import TokenClassification
@@ -23,6 +24,7 @@ TASKS: Mapping[str, Task] = {
         MaskedLanguage(),
         CausalLanguage(),
         ImageClassification(),
+        SequenceToSequence(),
     )
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -18,14 +19,14 @@ from transformers import (
 
 from tests.export.conftest import save
 
-__all__ = ["KINDS", "VOCABULARY", "save_sentence_t5", "save_t5", "t5_model"]
+__all__ = ["KINDS", "VOCABULARY", "save_sentence_t5", "save_t5", "save_tokenizer", "t5_model"]
 
 VOCABULARY = 60
 WIDTH = 16
 KINDS = ("t5", "t5-gated", "mt5")
 
 
-def t5_model(kind: str, **changes: Any) -> nn.Module:
+def t5_model(kind: str, **changes: Any) -> Any:
     sizes: dict[str, Any] = {
         "vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 6, "d_ff": 24, "num_heads": 2,
         "num_layers": 2, "num_decoder_layers": 2, "decoder_start_token_id": 0,
@@ -43,7 +44,39 @@ def t5_model(kind: str, **changes: Any) -> nn.Module:
 
 
 def save_t5(folder: Path, kind: str = "t5", **changes: Any) -> None:
-    save(t5_model(kind, **changes), folder)
+    model = t5_model(kind, **changes)
+    save(model, folder)
+    # Attention is not scaled: T5's own initial queries are smaller instead, and its embeddings larger.
+    with torch.no_grad():
+        model.shared.weight.mul_(WIDTH**0.5)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".q.weight"):
+                parameter.mul_(model.config.d_kv**-0.5)
+    model.save_pretrained(folder)
+    # What the hub's files say: nothing (v1.0), or that the vocabulary matrix is not tied.
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("scale_decoder_outputs", "tie_word_embeddings"):
+        config.pop(name, None)
+    if kind != "t5":
+        config["tie_word_embeddings"] = False
+    path.write_text(json.dumps(config))
+    save_tokenizer(folder / "tokenizer.json")
+
+
+def save_tokenizer(path: Path) -> None:
+    """A Unigram tokenizer of letters that ends a text with </s>, as T5's does."""
+    signs = ["<pad>", "</s>", "<unk>", "\N{LOWER ONE EIGHTH BLOCK}", *"abcdefghijklmnopqrstuvwxyz"]
+    pieces = [(sign, 0.0 if index < 3 else -3.0) for index, sign in enumerate(signs)]
+    pieces += [("an", -3.5), ("the", -4.0), ("\N{LOWER ONE EIGHTH BLOCK}a", -4.0)]
+    made = Tokenizer(models.Unigram(pieces, unk_id=2))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    made.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    made.save(str(path))
 
 
 def save_sentence_t5(folder: Path, **config: Any) -> None:

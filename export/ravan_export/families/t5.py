@@ -12,12 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MT5EncoderModel, T5EncoderModel
+from transformers import (
+    MT5EncoderModel,
+    MT5ForConditionalGeneration,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
 
 from ravan_export.families.family import Family, Form
 from ravan_export.pooling import Pooling
 
-__all__ = ["MT5", "T5", "EncoderVectors"]
+__all__ = ["MT5", "T5", "DecoderVectors", "EncoderVectors"]
 
 _MASKED = torch.finfo(torch.float32).min
 
@@ -55,9 +60,9 @@ def _hidden(mask: Tensor) -> Tensor:
     return (_MASKED * (1.0 - mask.to(torch.float32)))[:, None, None, :]
 
 
-def _encoded(stack: Any, buckets: Tensor, ids: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+def _encoded(stack: Any, buckets: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:  # noqa: ANN401
     """Token vectors of the encoder, [batch, length, width]."""
-    bias = _position_bias(stack, buckets, _offsets(ids.shape[1])) + _hidden(mask)
+    bias = _position_bias(stack, buckets, _offsets(ids.shape[1])) + hidden
     x = stack.embed_tokens(ids)
     for block in stack.block:
         x = block(x, position_bias=bias)[0]
@@ -81,10 +86,63 @@ class EncoderVectors(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token vectors [batch, length, width] of token ids and mask [batch, length]."""
-        return _encoded(self.model.encoder, self.buckets, input_ids, attention_mask)
+        return _encoded(self.model.encoder, self.buckets, input_ids, _hidden(attention_mask))
 
 
-def _family(name: str, encoder: type) -> Family:
+class DecoderVectors(nn.Module):
+    """An unchanged model with a decoder, up to what its vocabulary matrix reads.
+
+    Args:
+        model: ``T5ForConditionalGeneration`` or ``MT5ForConditionalGeneration``.
+    """
+
+    buckets: Tensor
+    decoder_buckets: Tensor
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self.model = model
+        # T5 v1.0 ties the matrix to its embeddings and scales what enters it; v1.1 and mT5 do not.
+        scaled = getattr(model.config, "scale_decoder_outputs", False)
+        self.scale = model.model_dim**-0.5 if scaled else 1.0
+        self.register_buffer("buckets", _bucket_table(model.encoder), persistent=False)
+        self.register_buffer("decoder_buckets", _bucket_table(model.decoder), persistent=False)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        decoder_input_ids: Tensor,
+        decoder_attention_mask: Tensor,
+    ) -> Tensor:
+        """Hidden states [batch, target_length, width].
+
+        Args:
+            input_ids, attention_mask: What is read, [batch, length].
+            decoder_input_ids, decoder_attention_mask: What is written, moved one to the right,
+                [batch, target_length].
+        """
+        hidden = _hidden(attention_mask)
+        read = _encoded(self.model.encoder, self.buckets, input_ids, hidden)
+        stack = self.model.decoder
+        offsets = _offsets(decoder_input_ids.shape[1])
+        later = _MASKED * (offsets > 0).to(torch.float32)
+        # The sum of two masks may be minus infinity, which a row with nothing else would make NaN of.
+        unseen = torch.clamp(_hidden(decoder_attention_mask) + later, min=_MASKED)
+        bias = _position_bias(stack, self.decoder_buckets, offsets) + unseen
+        x = stack.embed_tokens(decoder_input_ids)
+        for block in stack.block:
+            x = block(
+                x,
+                position_bias=bias,
+                encoder_hidden_states=read,
+                encoder_decoder_position_bias=hidden,
+            )[0]
+        found: Tensor = stack.final_layer_norm(x) * self.scale
+        return found
+
+
+def _family(name: str, encoder: type, whole: type) -> Family:
     return Family(
         name=name,
         model_types=(name,),
@@ -92,12 +150,13 @@ def _family(name: str, encoder: type) -> Family:
         forms={
             "text-classification": Form(
                 EncoderVectors, model_class=encoder, pooling=Pooling(("mean",))
-            )
+            ),
+            "seq2seq": Form(DecoderVectors, model_class=whole),
         },
         aliases={"query": "q", "key": "k", "value": "v"},
         length_key=None,
     )
 
 
-T5 = _family("t5", T5EncoderModel)
-MT5 = _family("mt5", MT5EncoderModel)
+T5 = _family("t5", T5EncoderModel, T5ForConditionalGeneration)
+MT5 = _family("mt5", MT5EncoderModel, MT5ForConditionalGeneration)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ravan_export.tasks.causal_lm import CausalLanguage
 from ravan_export.tasks.image_classification import ImageClassification
+from ravan_export.tasks.seq2seq import SequenceToSequence
 from ravan_export.tasks.task import IGNORED, Loss, Task
 from ravan_export.tasks.text_classification import TextClassification
 from ravan_export.tasks.token_classification import TokenClassification
@@ -12,6 +13,12 @@ __all__ = ["IGNORED", "TASKS", "Loss", "Task"]
 
 TASKS: Mapping[str, type[Task]] = {
     task.name: task
-    for task in (TextClassification, TokenClassification, CausalLanguage, ImageClassification)
+    for task in (
+        TextClassification,
+        TokenClassification,
+        CausalLanguage,
+        ImageClassification,
+        SequenceToSequence,
+    )
 }
 """By the name that the manifest and ``--task`` use."""
