@@ -91,7 +91,8 @@ def load_folder(
         dtype: To load as; None: as stored.
 
     Returns:
-        The model in eval mode, and the parameters that the checkpoint does not have.
+        The model in eval mode, and the parameters that the checkpoint does not have, or not in
+        this shape (a head for other labels).
 
     Raises:
         ModelError: It cannot be loaded, or is of another kind.
@@ -123,6 +124,8 @@ def load_folder(
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                # A head for other labels gives way to the trained one; nothing else may.
+                ignore_mismatched_sizes=bool(labels),
             )
     except Exception as error:  # whatever a broken file raises
         first = str(error).strip().splitlines()
@@ -133,7 +136,8 @@ def load_folder(
         ) from error
     for parameter in model.parameters():
         parameter.requires_grad_(requires_grad=False)
-    return model.eval(), frozenset(str(name) for name in report["missing_keys"])
+    mismatched = {str(entry[0]) for entry in report["mismatched_keys"]}
+    return model.eval(), frozenset({str(name) for name in report["missing_keys"]} | mismatched)
 
 
 def load_original(
