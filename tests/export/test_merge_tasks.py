@@ -26,6 +26,7 @@ from ravan_export.merge import merge_artifact
 from ravan_export.tasks import TASKS
 from tests.export.conftest import Trained, save, tiny_config
 from tests.export.merge_kit import trained
+from tests.export.t5_models import t5_model
 from tests.export.vit_models import save_vit
 from tests.export.word_models import save_with_letters
 
@@ -33,6 +34,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
 ]
+WITHOUT_LABELS = ("causal-lm", "masked-lm", "seq2seq")
 LLAMA = {
     "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
@@ -45,6 +47,8 @@ def save_model(kind: str, folder: Path) -> None:
         save_vit(kind, folder)
     elif kind == "llama":
         save(AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA)), folder)
+    elif kind == "t5":
+        save_with_letters(t5_model("t5"), folder)
     elif kind == "tagger":
         config = tiny_config("bert")
         save_with_letters(AutoModelForTokenClassification.from_config(config), folder)
@@ -58,7 +62,7 @@ def case(build_once: Any) -> Any:
         def build(path: Path) -> None:
             path.mkdir()
             save_model(kind, path / "model")
-            labels = None if task.endswith("-lm") else ["no", "yes", "perhaps"]
+            labels = None if task in WITHOUT_LABELS else ["no", "yes", "perhaps"]
             export_artifact(
                 path / "model", task, labels, path / "artifact", lora_budget=2, **options
             )
@@ -82,6 +86,7 @@ CASES = [
     ("tagger", "token-classification"),
     ("llama", "causal-lm"),
     ("masked", "masked-lm"),
+    ("t5", "seq2seq"),
 ]
 
 
@@ -112,7 +117,7 @@ def test_peft_and_the_folded_model_agree(kind: str, task: str, case: Any, tmp_pa
         merge_artifact(made.artifact, made.heads, to, tmp_path / to, model=made.model)
     name = open_artifact(made.artifact).manifest.model.architecture
     build = getattr(transformers, name)
-    labels = {} if task.endswith("-lm") else {"num_labels": 3, "ignore_mismatched_sizes": True}
+    labels = {} if task in WITHOUT_LABELS else {"num_labels": 3, "ignore_mismatched_sizes": True}
     base = build.from_pretrained(made.model, **labels)
     batch = conformance(made.artifact)
     with torch.no_grad():
@@ -126,7 +131,7 @@ def test_peft_and_the_folded_model_agree(kind: str, task: str, case: Any, tmp_pa
 @pytest.mark.parametrize(("kind", "task"), CASES)
 def test_onnx(kind: str, task: str, case: Any, tmp_path: Path) -> None:
     made = case(kind, task)
-    if task.endswith("-lm"):
+    if task in WITHOUT_LABELS:
         with pytest.raises(ArtifactError, match="no output 'logits'"):
             merge_artifact(made.artifact, made.heads, "onnx", tmp_path / "out")
         assert not (tmp_path / "out").exists()
