@@ -48,7 +48,7 @@ def decode_image(content: bytes, settings: ImageSettings, where: str) -> NDArray
 
     Raises:
         DataError: It is no image, damaged, animated, or too large.
-        ArtifactError: The artifact's images have a number of channels that is not known here.
+        ArtifactError: The artifact's images have channels that are not known here, or are too large.
     """
     mode = _MODES.get(settings.channels)
     if mode is None:
@@ -56,6 +56,12 @@ def decode_image(content: bytes, settings: ImageSettings, where: str) -> NDArray
             f"images of {settings.channels} channels cannot be read; known are 1 and 3",
             where="image.channels",
             hint="upgrade ravan-edge: pip install --upgrade ravan-edge",
+        )
+    if settings.height * settings.width > MAX_PIXELS:
+        raise ArtifactError(
+            f"images of {settings.width} x {settings.height} pixels, expected at most {MAX_PIXELS}",
+            where="image",
+            hint="export the artifact again, from a model for smaller images",
         )
     if not content:
         raise DataError("the image is empty", where=where, hint="save it again, or remove it")

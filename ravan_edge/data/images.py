@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def pixels_of(
         StorageError: The cache cannot be written.
     """
     shape = (len(table), settings.channels, settings.height, settings.width)
-    size = int(np.prod(shape, dtype=np.int64))
+    size = math.prod(shape)  # exact, whatever a manifest claims
     if size > MAX_CACHE_BYTES:
         raise DataError(
             f"{shape[0]} images need {size} bytes as pixels, expected at most {MAX_CACHE_BYTES}",
@@ -219,7 +220,7 @@ def _chunks(
         ("pixels", "U8", tuple(shape), 1),
         (_SUM, "U8", (hashlib.sha256().digest_size,), 1),
     ):
-        end = position + width * int(np.prod(sizes, dtype=np.int64))
+        end = position + width * math.prod(sizes)
         specs[name] = TensorSpec(dtype, tuple(sizes), position, end)
         position = end
     metadata = {"format": _FORMAT, "schema": str(_FORMAT_VERSION)}

@@ -150,6 +150,7 @@ def test_a_folder_that_is_not_as_it_should_be(damage: str, folder: Path, tmp_pat
     assert not kept.exists() or list(kept.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_opened(folder: Path) -> None:
     os.mkfifo(folder / "cat" / "pipe.png")
     with pytest.raises(DataError, match="not a regular file"):
@@ -281,6 +282,12 @@ def test_what_is_no_source_of_images(name: str, words: str, tmp_path: Path) -> N
 
 
 # -- what a person types --------------------------------------------------------------------------
+
+
+def test_a_manifest_that_claims_huge_images_needs_no_memory(folder: Path) -> None:
+    wanted = settings(16, 16).model_copy(update={"height": 1 << 40, "width": 1 << 40})
+    with pytest.raises(DataError, match="expected at most"):
+        ImageClassification().load(artifact(wanted=wanted), DataSource(folder))
 
 
 def test_files_to_predict(folder: Path) -> None:

@@ -163,6 +163,12 @@ def test_channels_that_are_not_known_are_refused() -> None:
         decode_image(saved(noise(9, 9)), wanted, "x")
 
 
+def test_an_artifact_cannot_ask_for_huge_images() -> None:
+    wanted = settings(16, 16).model_copy(update={"height": 1 << 40, "width": 1 << 40})
+    with pytest.raises(ArtifactError, match="pixels, expected at most"):
+        decode_image(saved(noise(9, 9)), wanted, "x")
+
+
 def test_a_model_for_grey_images_gets_one_channel() -> None:
     wanted = settings(16, 16).model_copy(update={"channels": 1, "mean": (0.5,), "std": (0.5,)})
     content = saved(noise(20, 20))
