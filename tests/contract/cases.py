@@ -14,13 +14,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from ravan_edge.artifact import Manifest
 from ravan_edge.artifact.signature import SIGNATURES
 from ravan_edge.data import Batch, Draw
 from tests.export.conftest import save, save_sentence_encoder, tiny_config
+from tests.export.t5_models import save_sentence_t5, save_t5
 from tests.export.vit_models import save_vit
+from tests.export.word_models import save_with_letters
 
 __all__ = ["CASES", "Case", "FixedRows", "random_batch"]
 
@@ -57,11 +63,36 @@ def _classifier(kind: str) -> Callable[[Path], None]:
     return build
 
 
+def _tagger(kind: str) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        save(AutoModelForTokenClassification.from_config(tiny_config(kind)), folder)
+
+    return build
+
+
+def _masked(kind: str) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        save_with_letters(AutoModelForMaskedLM.from_config(tiny_config(kind)), folder)
+
+    return build
+
+
 CASES: tuple[Case, ...] = (
     Case("bert", "text-classification", _classifier("bert")),
     Case("roberta", "text-classification", _classifier("roberta")),
     Case("distilbert", "text-classification", _classifier("distilbert"), quick=False),
     Case("sentence", "text-classification", save_sentence_encoder),
+    Case("bert-words", "token-classification", _tagger("bert")),
+    Case("roberta-words", "token-classification", _tagger("roberta"), quick=False),
+    Case("distilbert-words", "token-classification", _tagger("distilbert"), quick=False),
+    Case("bert-masked", "masked-lm", _masked("bert"), quick=False),
+    Case("roberta-masked", "masked-lm", _masked("roberta")),
+    Case("distilbert-masked", "masked-lm", _masked("distilbert"), quick=False),
+    Case("t5-encoder", "text-classification", save_t5, quick=False),
+    Case("sentence-t5", "text-classification", save_sentence_t5, quick=False),
+    Case("t5", "seq2seq", save_t5),
+    Case("t5-gated", "seq2seq", partial(save_t5, kind="t5-gated"), quick=False),
+    Case("mt5", "seq2seq", partial(save_t5, kind="mt5"), quick=False),
     Case("vit", "image-classification", partial(save_vit, "vit")),
     Case("deit", "image-classification", partial(save_vit, "deit"), quick=False),
     Case(

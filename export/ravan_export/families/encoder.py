@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ravan_export.families.family import Form
 
-__all__ = ["EncoderOutput", "encoder_forms"]
+__all__ = ["EncoderHidden", "EncoderOutput", "Transform", "encoder_forms"]
+
+Transform = Callable[[Any, Tensor], Tensor]
+"""From a ``...ForMaskedLM`` and token vectors to what its vocabulary matrix multiplies."""
 
 
 class EncoderOutput(nn.Module):
@@ -40,17 +44,51 @@ class EncoderOutput(nn.Module):
             input_ids: [batch, length].
             attention_mask: [batch, length], 1 for tokens and 0 for padding.
         """
+        output = self.model(**self.inputs(input_ids, attention_mask))
+        found: Tensor = output.logits if "logits" in output else output.last_hidden_state
+        return found
+
+    def inputs(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """What the model, or the encoder in it, is called with."""
         mask = attention_mask.to(torch.float32)
         hidden = torch.finfo(torch.float32).min * (1.0 - mask)
         inputs = {"input_ids": input_ids, "attention_mask": hidden[:, None, None, :]}
         if self.takes_token_types:
             inputs["token_type_ids"] = self.token_types
-        output = self.model(**inputs)
-        found: Tensor = output.logits if "logits" in output else output.last_hidden_state
-        return found
+        return inputs
 
 
-def encoder_forms(*, token_types: bool = False) -> Mapping[str, Form]:
-    """What encoders of BERT's kind can do."""
+class EncoderHidden(EncoderOutput):
+    """The same around a ``...ForMaskedLM``, up to what its vocabulary matrix multiplies.
+
+    Args:
+        model: The Hugging Face model.
+        transform: Its head in front of the vocabulary matrix.
+        token_types: Whether the model takes ``token_type_ids``.
+    """
+
+    transform: Transform
+
+    def __init__(
+        self, model: nn.Module, *, transform: Transform, token_types: bool = False
+    ) -> None:
+        super().__init__(model, token_types=token_types)
+        self.transform = transform
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states [batch, length, width] of token ids and mask [batch, length]."""
+        encoder: Any = self.model.base_model
+        output = encoder(**self.inputs(input_ids, attention_mask))
+        return self.transform(self.model, output.last_hidden_state)
+
+
+def encoder_forms(transform: Transform, *, token_types: bool = False) -> Mapping[str, Form]:
+    """What encoders of BERT's kind can do.
+
+    Args:
+        transform: The masked-lm head in front of the vocabulary matrix.
+        token_types: Whether the model takes ``token_type_ids``.
+    """
     whole = Form(partial(EncoderOutput, token_types=token_types))
-    return {"text-classification": whole, "token-classification": whole}
+    words = Form(partial(EncoderHidden, transform=transform, token_types=token_types))
+    return {"text-classification": whole, "token-classification": whole, "masked-lm": words}

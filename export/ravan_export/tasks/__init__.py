@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from ravan_export.tasks.causal_lm import CausalLanguage
 from ravan_export.tasks.image_classification import ImageClassification
+from ravan_export.tasks.masked_lm import MaskedLanguage
 from ravan_export.tasks.seq2seq import SequenceToSequence
 from ravan_export.tasks.task import IGNORED, Loss, Task
 from ravan_export.tasks.text_classification import TextClassification
@@ -16,6 +17,7 @@ TASKS: Mapping[str, type[Task]] = {
     for task in (
         TextClassification,
         TokenClassification,
+        MaskedLanguage,
         CausalLanguage,
         ImageClassification,
         SequenceToSequence,
