@@ -139,6 +139,20 @@ def test_a_head_for_other_labels_gives_way_to_a_new_one(vit: Any, tmp_path: Path
         assert weight.std() == pytest.approx(0.02, rel=0.5)
 
 
+def test_a_head_whose_labels_have_other_names_is_kept_with_a_notice(tmp_path: Path) -> None:
+    save_vit("vit", tmp_path / "vit")
+    config = tmp_path / "vit" / "config.json"
+    names = {"0": "dog", "1": "cat", "2": "ant"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"id2label": names}))
+    task = TASKS[TASK](ExportSettings())
+    found = {}
+    for labels in (("ant", "cat", "dog"), ("dog", "cat", "ant"), ("0", "1", "2")):
+        found[labels] = task.load(open_checkpoint(tmp_path / "vit", "vit", TASK), labels).notices
+    (notice,) = found.pop(("ant", "cat", "dog"))
+    assert "calls its labels dog, cat, ant; it goes on as ant, cat, dog" in notice
+    assert set(found.values()) == {()}
+
+
 def settings_for(folder: Path, document: Any, *, name: str = "preprocessor_config.json") -> Any:
     (folder / "preprocessor_config.json").unlink(missing_ok=True)
     (folder / name).write_text(document if isinstance(document, str) else json.dumps(document))

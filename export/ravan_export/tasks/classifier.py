@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ravan_edge.data import numbered_labels
 from ravan_edge.errors import ModelError
 from ravan_edge.generator import Purpose, Stream
 from ravan_export.source import Checkpoint, check_complete
 
 __all__ = ["Classifier", "load_classifier"]
 
+_SHOWN_NAMES = 5
 _INIT_SPREAD = 0.02
 """The standard deviation with which Hugging Face fills a new classifier."""
 
@@ -67,15 +69,16 @@ def load_classifier(
     config = checkpoint.config
     architectures = config.architectures or [""]
     replaced: int | None = None
+    notices: tuple[str, ...] = ()
     if str(architectures[0]).endswith(suffix):
         if replace_head and config.num_labels != len(labels):
             replaced = config.num_labels or 0
         else:
             _check_labels(checkpoint, len(labels))
+            notices = _other_names(config, labels)
     config.num_labels = len(labels)
     model, missing = checkpoint.load(optimum_task, other_sizes=replaced is not None)
     modules, head = _own_head(model)
-    notices: tuple[str, ...] = ()
     if any(full in missing for full, _ in head.values()):
         _fill(head, missing, seed)
         notices = ("the checkpoint has no classifier: its task head starts at random",)
@@ -105,6 +108,21 @@ def _check_labels(checkpoint: Checkpoint, labels: int) -> None:
             where=str(checkpoint.folder),
             hint="name its own labels, or export the encoder it was made from",
         )
+
+
+def _other_names(config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ANN401
+    """A notice where both the head and ``--labels`` have names, and they are not the same ones."""
+    own = tuple(str(config.id2label.get(index)) for index in range(len(labels)))
+    unnamed = tuple(f"LABEL_{index}" for index in range(len(labels)))
+    if own in {labels, unnamed} or labels in {unnamed, numbered_labels(len(labels))}:
+        return ()
+    shown = [
+        ", ".join(names[:_SHOWN_NAMES]) + ", ..." * (len(names) > _SHOWN_NAMES)
+        for names in (own, labels)
+    ]
+    return (
+        f"the checkpoint's task head calls its labels {shown[0]}; it goes on as {shown[1]}, in this order",
+    )
 
 
 def _own_head(model: nn.Module) -> tuple[tuple[str, ...], dict[str, tuple[str, Tensor]]]:
