@@ -24,9 +24,10 @@ from ravan_edge.artifact import Manifest
 from ravan_edge.artifact.signature import SIGNATURES
 from ravan_edge.data import Batch, Draw
 from tests.export.conftest import save, save_sentence_encoder, tiny_config
+from tests.export.decoder_models import MODELS, QUICK, save_decoder
 from tests.export.t5_models import save_sentence_t5, save_t5
 from tests.export.vit_models import save_vit
-from tests.export.word_models import save_with_letters
+from tests.export.word_models import modernbert_config, save_with_letters
 
 __all__ = ["CASES", "Case", "FixedRows", "random_batch"]
 
@@ -77,6 +78,13 @@ def _masked(kind: str) -> Callable[[Path], None]:
     return build
 
 
+def _modern(auto: Any, **more: object) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        save_with_letters(auto.from_config(modernbert_config(**more)), folder)
+
+    return build
+
+
 CASES: tuple[Case, ...] = (
     Case("bert", "text-classification", _classifier("bert")),
     Case("roberta", "text-classification", _classifier("roberta")),
@@ -88,11 +96,30 @@ CASES: tuple[Case, ...] = (
     Case("bert-masked", "masked-lm", _masked("bert"), quick=False),
     Case("roberta-masked", "masked-lm", _masked("roberta")),
     Case("distilbert-masked", "masked-lm", _masked("distilbert"), quick=False),
+    Case(
+        "modernbert",
+        "text-classification",
+        _modern(AutoModelForSequenceClassification, classifier_pooling="mean"),
+    ),
+    Case(
+        "modernbert-cls",
+        "text-classification",
+        _modern(AutoModelForSequenceClassification, classifier_pooling="cls"),
+        quick=False,
+    ),
+    Case(
+        "modernbert-words",
+        "token-classification",
+        _modern(AutoModelForTokenClassification),
+        quick=False,
+    ),
+    Case("modernbert-masked", "masked-lm", _modern(AutoModelForMaskedLM), quick=False),
     Case("t5-encoder", "text-classification", save_t5, quick=False),
     Case("sentence-t5", "text-classification", save_sentence_t5, quick=False),
     Case("t5", "seq2seq", save_t5),
     Case("t5-gated", "seq2seq", partial(save_t5, kind="t5-gated"), quick=False),
     Case("mt5", "seq2seq", partial(save_t5, kind="mt5"), quick=False),
+    *(Case(name, "causal-lm", partial(save_decoder, name), quick=name in QUICK) for name in MODELS),
     Case("vit", "image-classification", partial(save_vit, "vit")),
     Case("deit", "image-classification", partial(save_vit, "deit"), quick=False),
     Case(
