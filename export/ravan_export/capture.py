@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,17 @@ def _export(
         ) from error
 
 
+def _split(x: Tensor, size: int, dim: int = 0) -> Any:  # noqa: ANN401
+    whole = x.shape[dim]
+    if not isinstance(whole, int):  # a dynamic dimension
+        return NotImplemented
+    return tuple(x.narrow(dim, begin, min(size, whole - begin)) for begin in range(0, whole, size))
+
+
+_TAKEN_APART: Mapping[Any, Any] = {torch.ops.aten.split.Tensor: _split}
+"""What torch's own decompositions leave with several results; a rule gives one."""
+
+
 def _decomposed(program: ExportedProgram) -> ExportedProgram:
     """Operators without a rule, taken apart by torch's own core decompositions where it has one."""
     unknown = {
@@ -113,6 +125,9 @@ def _decomposed(program: ExportedProgram) -> ExportedProgram:
     }
     table = torch.export.default_decompositions()
     known = {operator: table[operator] for operator in unknown if operator in table}
+    if unknown:
+        # Always: taking apart a chunk leaves a split.
+        known |= _TAKEN_APART
     return program.run_decompositions(known) if known else program
 
 

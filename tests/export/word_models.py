@@ -9,11 +9,18 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from tests.export.conftest import save
 
-__all__ = ["LABELS", "SPECIAL", "save_with_letters", "tagged_rows", "write_tagged"]
+__all__ = [
+    "LABELS",
+    "SPECIAL",
+    "modernbert_config",
+    "save_with_letters",
+    "tagged_rows",
+    "write_tagged",
+]
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LABELS = ("O", "PERSON", "PLACE")
@@ -22,6 +29,15 @@ _WORDS = {
     "PLACE": ("oslo", "rome", "lima"),
     "O": ("sees", "in", "and", "goes", "to", "from"),
 }
+
+
+def modernbert_config(**more: object) -> PreTrainedConfig:
+    """Three layers, two of which see three tokens to each side."""
+    return AutoConfig.for_model(
+        "modernbert", vocab_size=60, num_labels=3, hidden_size=16, intermediate_size=24,
+        num_hidden_layers=3, num_attention_heads=2, max_position_embeddings=40, local_attention=6,
+        pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3, **more,
+    )  # fmt: skip
 
 
 def save_with_letters(model: torch.nn.Module, folder: Path, *, mask: bool = True) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ravan_edge.errors import ModelError
 from ravan_export.families.family import Form
 
-__all__ = ["CAUSAL", "QUERY_KEY_VALUE", "DecoderHidden"]
+__all__ = ["CAUSAL", "QUERY_KEY_VALUE", "DecoderHidden", "check_rope"]
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn")
@@ -37,7 +37,7 @@ class DecoderHidden(nn.Module):
         super().__init__()
         self.model = model
         config = model.config
-        _check_rope(config)
+        check_rope(config)
         if getattr(config, "use_bidirectional_attention", None):
             raise ModelError(
                 "its attention looks ahead (use_bidirectional_attention), so it predicts no next token",
@@ -87,7 +87,12 @@ def _ropes(parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from (item for item in parameters.values() if item is not None)
 
 
-def _check_rope(config: Any) -> None:  # noqa: ANN401
+def check_rope(config: Any) -> None:  # noqa: ANN401
+    """Refuse rotary positions that change with the length of the batch.
+
+    Raises:
+        ModelError: Names the kind.
+    """
     for rope in _ropes(getattr(config, "rope_parameters", None) or {}):
         kind = rope.get("rope_type")
         if kind not in _FIXED_ROPE:

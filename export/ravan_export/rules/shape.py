@@ -101,11 +101,13 @@ def _pad(call: Call, piece: Value, whole: Value, axis: int, index: int) -> Value
         at = builder.op("Add", [at.name, size.name], (1,), INT64)
     behind = builder.op("Sub", [size.name, at.name], (1,), INT64)
     behind = builder.op("Sub", [behind.name, builder.constant([1]).name], (1,), INT64)
-    pads = builder.op("Concat", [at.name, behind.name], (2,), INT64, axis=0)
-    piece = builder.as_plain(piece)
-    names = [piece.name, pads.name, "", builder.constant([axis]).name]
-    result = builder.op("Pad", names, whole.shape, mode="constant")
-    return Value(result.name, whole.shape, piece.dtype, piece.scale)
+    zero = builder.constant([0]).name
+    sides = [
+        [pad.name if place == axis else zero for place in range(len(whole.shape))]
+        for pad in (at, behind)
+    ]
+    names = [*sides[0], *sides[1]]
+    return _padded(call, piece, whole, builder.op("Concat", names, (len(names),), INT64, axis=0))
 
 
 @rule("aten.slice.Tensor")
@@ -143,10 +145,19 @@ def _zeros_around(
     call: Call, piece: Value, whole: Value, axis: int, pads: tuple[int, int]
 ) -> Value:
     """``piece`` with so many zeros before and behind it along ``axis``, in the shape of ``whole``."""
+    counts = [0] * (2 * len(whole.shape))
+    counts[axis], counts[axis + len(whole.shape)] = pads
+    return _padded(call, piece, whole, call.builder.constant(counts))
+
+
+def _padded(call: Call, piece: Value, whole: Value, counts: Value) -> Value:
+    """``piece`` between zeros: ``counts`` are those before each axis, then those behind each.
+
+    All axes are written out: onnxruntime moves transpositions past a Pad as if it had no ``axes``.
+    """
     builder = call.builder
     piece = builder.as_plain(piece)
-    names = [piece.name, builder.constant(list(pads)).name, "", builder.constant([axis]).name]
-    result = builder.op("Pad", names, whole.shape, mode="constant")
+    result = builder.op("Pad", [piece.name, counts.name], whole.shape, mode="constant")
     return Value(result.name, whole.shape, piece.dtype, piece.scale)
 
 

@@ -147,7 +147,9 @@ def _fill(head: Mapping[str, tuple[str, Tensor]], missing: set[str], seed: int) 
     for index, (full, tensor) in enumerate(head.values()):
         if full not in missing:
             continue
-        numbers = np.zeros(tensor.numel())
+        # A vector called weight scales what a norm returns; with 0 nothing would reach the logits.
+        norm = tensor.dim() == 1 and full.endswith("weight")
+        numbers = np.ones(tensor.numel()) if norm else np.zeros(tensor.numel())
         if tensor.dim() > 1:
             numbers = _INIT_SPREAD * Stream(seed, Purpose.TASK_HEAD, index=index).normal(
                 tensor.numel()
