@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from ravan_export.reference import Reference, autograd, to_float64
 from ravan_export.source import Source
 from ravan_export.tasks import Task
 
-__all__ = ["CONFORMANCE_FILE", "TOLERANCE", "Case", "check", "make_cases"]
+__all__ = [
+    "CONFORMANCE_FILE",
+    "TOLERANCE",
+    "Case",
+    "Checked",
+    "check",
+    "exact_cases",
+    "judge",
+    "make_cases",
+]
 
 CONFORMANCE_FILE = "conformance.safetensors"
 TOLERANCE = 1e-5
@@ -179,57 +188,83 @@ def _run_child(folder: Path, threads: int) -> list[dict[str, Any]]:
     return list(report)
 
 
-def _limit(task: Task, source: Source, adaptation: Adaptation, case: Case, worst: float) -> float:
-    """1e-5, or where that is too tight for the model twice float32's own error.
+def exact_cases(
+    task: Task, source: Source, adaptation: Adaptation, cases: Sequence[Case]
+) -> tuple[list[Case], float]:
+    """The cases with float64's results in place of float32's, and the limit that goes with them.
 
-    The largest one of all tensors: a small tensor's own may be near 0 by luck, while rounding does not
-    differ from tensor to tensor for any other reason.
+    For models whose float32 arithmetic is coarser than 1e-5: both torch and the graph round, so
+    only float64 can say which of the two is off. The limit is twice torch's own largest error: a
+    small tensor's may be near 0 by luck, while rounding does not differ from tensor to tensor.
     """
-    if worst <= TOLERANCE:
-        return TOLERANCE
-    with to_float64(source):
-        exact = autograd(task, source, adaptation, case.batch, case.parameters)
-    own = abs(case.reference.loss_sum - exact.loss_sum) / (abs(exact.loss_sum) or 1.0)
-    for name, gradient in exact.gradients.items():
-        own = max(own, relative_error(case.reference.gradients[name], gradient))
-    return max(TOLERANCE, 2 * own)
+    exact, own = [], 0.0
+    for case in cases:
+        with to_float64(source):
+            found = autograd(task, source, adaptation, case.batch, case.parameters)
+        own = max(own, abs(case.reference.loss_sum - found.loss_sum) / (abs(found.loss_sum) or 1.0))
+        for name, gradient in found.gradients.items():
+            own = max(own, relative_error(case.reference.gradients[name], gradient))
+        rounded = {name: array.astype(np.float32) for name, array in found.gradients.items()}
+        exact.append(replace(case, reference=Reference(found.loss_sum, rounded)))
+    return exact, max(TOLERANCE, 2 * own)
 
 
-def check(
-    folder: Path,
-    task: Task,
-    source: Source,
-    adaptation: Adaptation,
-    cases: list[Case],
-    threads: int,
-) -> Conformance:
-    """Run a finished artifact in a fresh process without torch and compare.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a fresh process found.
 
-    Returns:
-        The figures for the manifest.
+    Args:
+        errors: By case and tensor, relative; NaN where a number went bad.
+        eval_gaps: By case, between the losses of step and evaluation.
+    """
+
+    errors: Mapping[str, Mapping[str, float]]
+    eval_gaps: Mapping[str, float]
+
+    @property
+    def worst(self) -> float:
+        """The largest error; infinity for NaN."""
+        return max(_size(error) for case in self.errors.values() for error in case.values())
+
+
+def _size(error: float) -> float:
+    return error if error >= 0 else np.inf
+
+
+def check(folder: Path, threads: int) -> Checked:
+    """Run a finished artifact's stored cases in a fresh process without torch.
 
     Raises:
-        ModelError: An error is above its limit; names the tensor.
+        ArtifactError: The process refuses it, or fails.
     """
-    report = {str(item["name"]): item for item in _run_child(folder, threads)}
-    rows, tolerance = [], TOLERANCE
+    report = _run_child(folder, threads)
+    return Checked(
+        {str(item["name"]): item["errors"] for item in report},
+        {str(item["name"]): float(item["eval_gap"]) for item in report},
+    )
+
+
+def judge(found: Checked, cases: Sequence[Case], limit: float) -> Conformance:
+    """The figures for the manifest.
+
+    Raises:
+        ModelError: An error is above the limit; names the tensor.
+    """
+    rows = []
     for case in cases:
-        errors: dict[str, float] = report[case.name]["errors"]
-        worst = max(errors, key=lambda name: errors[name] if errors[name] >= 0 else np.inf)
-        limit = _limit(task, source, adaptation, case, max(errors.values()))
-        for name, error in errors.items():
-            if not error <= limit:
-                raise ModelError(
-                    f"the graph differs from torch by {error:.1e}, expected at most {limit:.1e}",
-                    where=name,
-                    hint="this is a bug of ours: please report it with the model's name",
-                )
-        gap = float(report[case.name]["eval_gap"])
+        errors = found.errors[case.name]
+        worst = max(errors, key=lambda name: _size(errors[name]))
+        if not errors[worst] <= limit:
+            raise ModelError(
+                f"the graph differs from torch by {errors[worst]:.1e}, expected at most {limit:.1e}",
+                where=worst,
+                hint="this is a bug of ours: please report it with the model's name",
+            )
+        gap = found.eval_gaps[case.name]
         if not gap <= TOLERANCE:
             raise ModelError(
                 f"step and evaluation differ by {gap:.1e} in the loss", where=f"case {case.name}"
             )
-        tolerance = max(tolerance, limit)
         rows.append(
             ConformanceCase(
                 name=case.name,
@@ -240,4 +275,4 @@ def check(
                 worst_tensor=worst,
             )
         )
-    return Conformance(file=CONFORMANCE_FILE, tolerance=tolerance, cases=tuple(rows))
+    return Conformance(file=CONFORMANCE_FILE, tolerance=limit, cases=tuple(rows))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 from transformers import AutoModel
 
@@ -169,3 +170,28 @@ def test_help_needs_no_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, check=False, text=True
     )
     assert finished.stdout == "fine\n", finished.stderr
+
+
+def test_a_model_coarser_than_the_tolerance_is_held_against_float64(
+    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then what is stored is float64's result, so that a device is held against that too."""
+    monkeypatch.setattr("ravan_export.export.TOLERANCE", 1e-12)
+    said: list[str] = []
+    plain, exact = (
+        export_artifact(tiny_model("bert"), labels=3, out=tmp_path / name, progress=say)
+        for name, say in (("a", said.append), ("b", said.append))
+    )
+    assert any("float64" in message for message in said)
+    assert plain.manifest == exact.manifest
+    monkeypatch.undo()
+    usual = export_artifact(tiny_model("bert"), labels=3, out=tmp_path / "c")
+    stored, float32 = (
+        load_file(made.folder / "conformance.safetensors") for made in (exact, usual)
+    )
+    assert stored.keys() == float32.keys()
+    gradients = [name for name in stored if ".grad." in name]
+    gaps = [np.abs(stored[name] - float32[name]).max() for name in gradients]
+    assert 0 < max(gaps) < 1e-3
+    assert all(case.worst_error > 0 for case in exact.manifest.conformance.cases)
+    assert exact.manifest.conformance.tolerance >= 1e-5
