@@ -25,11 +25,11 @@ from typing import Any, Self
 from bench.step_sides import LABELS, Shape
 from ravan_edge.memory import PeakSampler
 
-__all__ = ["measure"]
+__all__ = ["LORA_RANK", "STEPS", "Process", "measure", "peak_of"]
 
+LORA_RANK = 8
+STEPS = 3
 _MAX_SLOWER = 1.35
-_LORA_RANK = 8
-_STEPS = 3
 
 
 class Process:
@@ -104,11 +104,11 @@ def _settings(shape: Shape, artifact: Path, threads: int) -> dict[str, dict[str,
     }
 
 
-def _peak(kind: str, shape: Shape, keywords: dict[str, Any]) -> int:
+def peak_of(kind: str, shape: Shape, keywords: dict[str, Any]) -> int:
     """Peak of anonymous memory above the idle process, in bytes: loading and three steps."""
     with Process(kind, shape, keywords) as process, PeakSampler([process.pid]) as sampler:
         process.load()
-        process.time(_STEPS)
+        process.time(STEPS)
         return sampler.peak(process.pid).above_idle_bytes
 
 
@@ -125,7 +125,9 @@ def measure(
         threads: Of every side.
     """
     settings = _settings(shape, artifact, threads)
-    eager = {"model": model, "lora_rank": _LORA_RANK, "threads": threads}
+    eager = {
+        "model": model, "artifact": str(artifact), "lora_rank": LORA_RANK, "threads": threads,
+    }  # fmt: skip
     sides = {name: Process("artifact", shape, keywords) for name, keywords in settings.items()}
     sides["eager"] = Process("eager", shape, eager)
     sides["floor"] = Process("floor", shape, {"threads": threads})
@@ -137,7 +139,7 @@ def measure(
             process.time(1)
         for _ in range(blocks):
             for name, process in sides.items():
-                answer = process.time(1 if name == "floor" else _STEPS)
+                answer = process.time(1 if name == "floor" else STEPS)
                 seconds[name].append(float(answer["seconds"]))
                 best = answer["best"] or best
     finally:
@@ -146,9 +148,9 @@ def measure(
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     fastest = min(settings, key=lambda name: medians[name])
     affordable = [name for name in settings if medians[name] <= _MAX_SLOWER * medians[fastest]]
-    peaks = {name: _peak("artifact", shape, settings[name]) for name in affordable}
+    peaks = {name: peak_of("artifact", shape, settings[name]) for name in affordable}
     frugal = min(peaks, key=lambda name: peaks[name])
-    eager_peak = _peak("eager", shape, eager)
+    eager_peak = peak_of("eager", shape, eager)
 
     def ratio(other: str) -> float:
         pairs = zip(seconds[fastest], seconds[other], strict=True)

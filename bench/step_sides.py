@@ -1,4 +1,4 @@
-"""The processes that bench/step.py times: the artifact's step, eager torch, and the floor's products.
+"""The processes that bench/step.py and bench/plans.py time: the artifact's step, eager torch, the floor.
 
 Each runs alone in a process of its own and answers one JSON line for each line it is given::
 
@@ -29,7 +29,18 @@ LABELS = 77
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the step is measured on: MiniLM-L6's sizes, a batch, the adapters."""
+    """What the step is measured on: sizes of a model (by default MiniLM-L6's), a batch, the adapters.
+
+    Args:
+        rows: Of the batch.
+        length: Tokens of a row; for images the patches and what stands before them.
+        width: Of the model; ``hidden``: of the feed-forward layer, which is ``gated`` or not.
+        attention_heads: Of queries; ``key_heads``: of keys and values, None: as many.
+        heads, rank: Of Ravan.
+        task: As the manifest names it.
+        vocabulary: Rows of the vocabulary matrix that the loss multiplies with; 0: none.
+        image: Height and width of an image; 0: texts.
+    """
 
     rows: int
     length: int
@@ -39,6 +50,11 @@ class Shape:
     attention_heads: int = 12
     heads: int = 4
     rank: int = 39
+    task: str = "text-classification"
+    gated: bool = False
+    key_heads: int | None = None
+    vocabulary: int = 0
+    image: int = 0
 
     @property
     def tokens(self) -> int:
@@ -68,33 +84,43 @@ def floor_products(shape: Shape) -> list[Product]:
 
     Forward without adapters; dX wherever something below trains (not into the first layer's query, key
     and value, nor the gradient of its keys); attention; adapters as factored, x -> A -> G -> B, with
-    dG of every head. Whatever the implementation really does is not asked.
+    dG of every head. A causal mask saves nothing here. Whatever the implementation does is not asked.
     """
     t, d, f, n = shape.tokens, shape.width, shape.hidden, shape.layers
     stack, s, w = shape.rows * shape.attention_heads, shape.length, d // shape.attention_heads
     h, r = shape.heads, shape.rank
-    return [
-        Product("attention projections", 1, t, d, d, 4 * n + 4 * n - 3),
-        Product("feed-forward up", 1, t, d, f, 2 * n),
+    narrow = w * (shape.key_heads or shape.attention_heads)
+    products = [
+        Product("queries and outputs", 1, t, d, d, 2 * n + 2 * n - 1),
+        Product("keys and values", 1, t, d, narrow, 2 * n + 2 * n - 2),
+        Product("feed-forward up", 1, t, d, f, (2 if shape.gated else 1) * 2 * n),
         Product("feed-forward down", 1, t, f, d, 2 * n),
         Product("scores", stack, s, w, s, 2 * n),
         Product("weighted values", stack, s, s, w, 4 * n - 1),
         Product("adapters in", 1, t, d, h * r, 4 * n),
-        Product("adapters out", 1, t, h * r, d, 4 * n - 2),
+        Product("adapters out, queries", 1, t, h * r, d, 2 * n - 1),
+        Product("adapters out, values", 1, t, h * r, narrow, 2 * n - 1),
         Product("cores", h, t, r, r, 4 * n - 2),
         Product("core gradients", h, r, t, r, 2 * n),
     ]
+    if shape.vocabulary:
+        products.append(Product("vocabulary", 1, t, d, shape.vocabulary, 1))
+        products.append(Product("vocabulary, back", 1, t, shape.vocabulary, d, 1))
+    return products
 
 
 def batch_of(shape: Shape) -> dict[str, Array]:
-    """Random tokens without padding."""
+    """Random tokens without padding, or random images."""
     rng = np.random.default_rng(0)
-    size = (shape.rows, shape.length)
-    return {
-        "input_ids": rng.integers(1000, 30000, size),
-        "attention_mask": np.ones(size, np.int64),
-        "labels": rng.integers(0, LABELS, shape.rows),
-    }
+    labels = rng.integers(0, LABELS, shape.rows)
+    if shape.image:
+        size = (shape.rows, 3, shape.image, shape.image)
+        return {"pixel_values": rng.standard_normal(size, np.float32), "labels": labels}
+    ids = rng.integers(1000, 30000, (shape.rows, shape.length))
+    mask = np.ones(ids.shape, np.int64)
+    if shape.vocabulary:
+        labels = ids
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 class Side(Protocol):
@@ -148,20 +174,34 @@ class ArtifactSide:
 class EagerSide:
     """Torch eager with PEFT LoRA of as many trained numbers: forward, backward, no optimiser."""
 
-    def __init__(self, shape: Shape, model: str, lora_rank: int, threads: int) -> None:
+    def __init__(
+        self, shape: Shape, model: str, artifact: str, lora_rank: int, threads: int
+    ) -> None:
         import torch
+        import transformers
         from peft import LoraConfig, get_peft_model
-        from transformers import AutoModel
 
         torch.set_num_threads(threads)
-        encoder = AutoModel.from_pretrained(model)
+        manifest = json.loads((Path(artifact) / "manifest.json").read_text())
+        self._pooled = (Path(model) / "modules.json").exists()
+        kinds = {
+            "text-classification": "AutoModelForSequenceClassification",
+            "image-classification": "AutoModelForImageClassification",
+            "causal-lm": "AutoModelForCausalLM",
+        }
+        kind = "AutoModel" if self._pooled else kinds[shape.task]
+        encoder = getattr(transformers, kind).from_pretrained(model)
         config = LoraConfig(
             r=lora_rank, lora_alpha=2 * lora_rank, lora_dropout=0.0,
-            target_modules=["query", "value"],
+            target_modules=[layer["name"] for layer in manifest["layers"]],
         )  # fmt: skip
         self._torch = torch
-        self._encoder = get_peft_model(encoder, config).eval()
-        self._head = torch.nn.Linear(shape.width, LABELS)
+        self._model = get_peft_model(encoder, config).eval()
+        trained = {"classifier", "pooler"} if not self._pooled else set()
+        for name, parameter in self._model.named_parameters():
+            if trained & set(name.split(".")):
+                parameter.requires_grad_()
+        self._head = torch.nn.Linear(shape.width, LABELS) if self._pooled else None
         whole = {name: torch.from_numpy(array) for name, array in batch_of(shape).items()}
         self._labels = whole.pop("labels")
         self._batch = whole
@@ -169,15 +209,19 @@ class EagerSide:
     def step(self) -> float:
         """One step."""
         torch = self._torch
-        self._encoder.zero_grad(set_to_none=True)
-        self._head.zero_grad(set_to_none=True)
-        hidden = self._encoder(**self._batch).last_hidden_state
-        mask = self._batch["attention_mask"].unsqueeze(-1)
-        pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        features = torch.nn.functional.normalize(pooled) * pooled.shape[1] ** 0.5
-        loss = torch.nn.functional.cross_entropy(
-            self._head(features), self._labels, reduction="sum"
-        )
+        self._model.zero_grad(set_to_none=True)
+        output = self._model(**self._batch)
+        if self._head is not None:
+            self._head.zero_grad(set_to_none=True)
+            mask = self._batch["attention_mask"].unsqueeze(-1)
+            pooled = (output.last_hidden_state * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+            features = torch.nn.functional.normalize(pooled) * pooled.shape[1] ** 0.5
+            logits, labels = self._head(features), self._labels
+        elif self._labels.ndim > 1:
+            logits, labels = output.logits[:, :-1].flatten(0, 1), self._labels[:, 1:].flatten()
+        else:
+            logits, labels = output.logits, self._labels
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         loss.backward()
         return float(loss.detach())
 

@@ -16,6 +16,7 @@ from ravan_edge.simulate import SimulationRequest, SimulationSettings
 from ravan_edge.simulate import simulate as run_simulation
 from ravan_edge.simulate.progress import RoundDisplay
 from ravan_edge.simulate.report import REPORT_NAME, write_report
+from ravan_edge.tasks import TASKS
 
 __all__ = ["ArtifactArgument", "TestOption", "TrainOption", "WorkersOption", "simulate"]
 
@@ -90,6 +91,9 @@ def outcome_lines(request: SimulationRequest, summary: Mapping[str, Any]) -> Ite
         if best is not None:
             text += f"; round {best['round']}, the best by validation: {best[key]:.1%}"
         yield text
+    perplexity = key.replace("accuracy", "perplexity")
+    if final.get(perplexity) is not None:
+        yield f"Words     perplexity {initial[perplexity]:,.1f} before, {final[perplexity]:,.1f} after"
     upload, model = summary["upload_bytes_per_update"], summary["model_bytes"]
     yield (
         f"Sent      {format_bytes(upload)} up and "
@@ -119,8 +123,15 @@ def outcome_lines(request: SimulationRequest, summary: Mapping[str, Any]) -> Ite
     )
     yield f"Folder    {request.out} (summary.json, metrics.jsonl, heads/)"
     heads = request.out / "heads" / ("last" if best is None else "best")
-    item = "photo.png" if summary["artifact"]["task"] == "image-classification" else "a text"
-    words = shlex.join(
-        ["ravan", "predict", str(request.artifact), "--heads", f"{heads}.safetensors", item]
-    )
-    yield f"Next      {words}"
+    yield f"Next      {_next_command(request, summary, f'{heads}.safetensors')}"
+
+
+def _next_command(request: SimulationRequest, summary: Mapping[str, Any], heads: str) -> str:
+    """What puts the heads to work: a prediction, or a model that generates where none is made."""
+    task, artifact = summary["artifact"]["task"], str(request.artifact)
+    if TASKS[task].perplexity:
+        return shlex.join(
+            ["ravan", "merge", artifact, "--heads", heads, "--to", "hf", "--out", "merged"]
+        )
+    item = "photo.png" if task == "image-classification" else "a text"
+    return shlex.join(["ravan", "predict", artifact, "--heads", heads, item])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ from ravan_edge.errors import (
 from ravan_edge.files import storage_errors
 from ravan_edge.memory import PeakSampler, format_bytes
 from ravan_edge.methods import Vector
-from ravan_edge.tasks import row_classes
+from ravan_edge.tasks import Task, row_classes
 from ravan_edge.training import (
     LocalResult,
     LocalSettings,
@@ -169,7 +170,7 @@ def train(
         "losses": [round(float(loss), 6) for loss in result.losses],
         "validation": None
         if before is None or after is None
-        else {"before": _figures(before), "after": _figures(after)},
+        else {"before": _figures(before, kit.task), "after": _figures(after, kit.task)},
         "seconds": round(result.seconds, 3),
         "peak_memory_bytes": peak.anonymous_bytes,
         "mapped_bytes": peak.mapped_bytes,
@@ -318,8 +319,9 @@ def _score(
         )
 
 
-def _figures(scores: Scores) -> dict[str, float]:
-    return {"accuracy": scores.accuracy, "loss": scores.loss, "count": scores.count}
+def _figures(scores: Scores, task: Task) -> dict[str, float]:
+    figures = {"accuracy": scores.accuracy, "loss": scores.loss, "count": scores.count}
+    return figures | ({"perplexity": math.exp(scores.loss)} if task.perplexity else {})
 
 
 def _show(document: Mapping[str, Any], result: LocalResult) -> None:

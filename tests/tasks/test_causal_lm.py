@@ -143,6 +143,13 @@ def test_natural_users_as_devices_with_any_number_of_workers(
         assert summary["per_class"] == []
         assert (out / "report.html").stat().st_size > 10_000
         heads.append((out / "heads" / "last.safetensors").read_bytes())
+        told = ravan(
+            capsys, "simulate", artifact, "--train", train, "--test", test, "--out", out,
+            "--partition", "column:user", "--per-round", 2, "--rounds", 3, "--local-steps", 10,
+            "--lr", 0.02, "--max-length", 16, "--micro-batch", 4,
+        ).out  # fmt: skip
+        assert "perplexity" in told
+        assert "ravan merge" in told, "there is nothing to predict"
     assert heads[0] == heads[1]
 
 
