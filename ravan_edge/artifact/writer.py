@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from numpy.typing import NDArray
 
 from ravan_edge.artifact.manifest import FileEntry, Manifest, check_path, parse_manifest
 from ravan_edge.artifact.opening import MANIFEST_NAME
 from ravan_edge.artifact.tensor_file import write_tensors
-from ravan_edge.errors import ArtifactError, UsageError
-from ravan_edge.files import sha256_file, storage_errors, sync_folder, write_atomic
+from ravan_edge.errors import ArtifactError
+from ravan_edge.files import sha256_file, storage_errors, write_atomic
+from ravan_edge.new_folder import NewFolder
 
 __all__ = ["ArtifactWriter"]
 
 _COPY_BYTES = 1 << 20
 
 
-class ArtifactWriter:
+class ArtifactWriter(NewFolder):
     """Builds an artifact that is seen whole or not at all.
 
     ::
@@ -49,28 +47,8 @@ class ArtifactWriter:
     """
 
     def __init__(self, destination: Path, *, overwrite: bool = False) -> None:
-        self.destination = Path(os.path.abspath(destination))  # noqa: PTH100  follows no link
-        self.folder = self.destination
-        self._overwrite = overwrite
+        super().__init__(destination, overwrite=overwrite)
         self._known: dict[str, tuple[tuple[int, int], FileEntry]] = {}
-        self._check_destination()
-
-    def __enter__(self) -> Self:
-        with storage_errors(self.destination, "make the folder"):
-            name = tempfile.mkdtemp(
-                dir=self.destination.parent, prefix=f".{self.destination.name}.", suffix=".tmp"
-            )
-        self.folder = Path(name)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.folder != self.destination:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def path(self, relative: str) -> Path:
         """Where to write the file ``relative`` (its folder exists then), for other libraries.
@@ -138,48 +116,8 @@ class ArtifactWriter:
         """
         if not (self.folder / MANIFEST_NAME).is_file():
             raise ArtifactError("the manifest was never written", where=str(self.destination))
-        self._check_destination()
-        with storage_errors(self.destination, "write the artifact"):
-            for path in sorted(self.folder.rglob("*")):
-                if path.is_dir():
-                    sync_folder(path)
-            umask = os.umask(0)
-            os.umask(umask)
-            self.folder.chmod(0o777 & ~umask)  # mkdtemp's 0700 would lock other users out
-            old = self.folder.with_suffix(".old")
-            replaces = self.destination.exists()
-            if replaces:
-                self.destination.rename(old)
-            try:
-                self.folder.rename(self.destination)
-            except BaseException:
-                if replaces:
-                    old.rename(self.destination)
-                raise
-            self.folder = self.destination
-            sync_folder(self.destination.parent)
-            if replaces:
-                shutil.rmtree(old, ignore_errors=True)
+        self.take_name()
         return self.destination
-
-    def _check_destination(self) -> None:
-        with storage_errors(self.destination, "look at the destination"):
-            if not self.destination.parent.is_dir():
-                raise UsageError(
-                    "the folder it should lie in does not exist", where=str(self.destination)
-                )
-            if not os.path.lexists(self.destination):
-                return
-            is_folder = self.destination.is_dir() and not self.destination.is_symlink()
-            if is_folder and not any(self.destination.iterdir()):
-                return
-            is_artifact = is_folder and (self.destination / MANIFEST_NAME).is_file()
-        if not (self._overwrite and is_artifact):
-            raise UsageError(
-                "is already there" if is_artifact else "is there and is no artifact",
-                where=str(self.destination),
-                hint="choose another --out, or remove it first",
-            )
 
     def _entry(self, path: Path, relative: str) -> FileEntry:
         """Digest and size of a file, made durable. Unchanged files are not read twice."""

@@ -179,7 +179,7 @@ def test_what_is_there_is_replaced_only_on_request(artifact: Artifact, tmp_path:
 def test_what_is_no_artifact_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(UsageError, match="no artifact"):
+    with pytest.raises(UsageError, match="was not made by ravan"):
         ArtifactWriter(tmp_path / "mine", overwrite=True)
     with pytest.raises(UsageError, match="does not exist"):
         ArtifactWriter(tmp_path / "nowhere" / "new")

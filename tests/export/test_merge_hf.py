@@ -32,8 +32,9 @@ def classifier_logits(folder: Path, texts: list[str] = TEXTS) -> Any:
 
 
 def sentence_logits(folder: Path, head: Path, texts: list[str] = TEXTS) -> Any:
-    sentence = pytest.importorskip("sentence_transformers")
-    parts = pytest.importorskip("sentence_transformers.models")
+    import sentence_transformers as sentence
+    from sentence_transformers import models as parts
+
     modules = [*sentence.SentenceTransformer(str(folder)), parts.Normalize()]
     modules.append(parts.Dense.load(str(head)))
     classifier = sentence.SentenceTransformer(modules=modules)

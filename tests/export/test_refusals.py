@@ -159,7 +159,7 @@ def test_a_pooling_that_is_not_known(copied: Any, tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_replaced(tiny_model: Any, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is no artifact"):
+    with pytest.raises(UsageError, match="was not made by ravan"):
         export_artifact(tiny_model("sentence"), labels=3, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 

@@ -17,7 +17,7 @@ from ravan_edge.errors import UsageError
 from ravan_edge.files import sha256_file
 from ravan_edge.methods import method_for
 from ravan_export.merge.check import Gap, expectations
-from ravan_export.merge.folder import NewFolder
+from ravan_export.merge.folder import MergedFolder
 from ravan_export.merge.work import Progress, Work
 
 __all__ = ["TARGETS", "Merged", "Target", "merge_artifact"]
@@ -99,7 +99,7 @@ def merge_artifact(
         StorageError: The disk is full, or the like; nothing stays behind.
     """
     check_options(to, model=model, rank=rank, quantise=quantise, seed=seed, data=data)
-    with NewFolder(Path(out), overwrite=overwrite) as folder:
+    with MergedFolder(Path(out), overwrite=overwrite) as folder:
         opened = open_artifact(Path(artifact))
         path = None if heads is None else Path(heads)
         tensors = opened.initial_heads() if path is None else read_heads(path, opened)

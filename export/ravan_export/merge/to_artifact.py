@@ -15,7 +15,7 @@ from ravan_edge.files import storage_errors
 from ravan_edge.methods import method_for, rank_for_lora_budget
 from ravan_export.export import Exported, export_artifact
 from ravan_export.merge.check import Expected, Gap, expectations, gap_of
-from ravan_export.merge.folder import NewFolder
+from ravan_export.merge.folder import MergedFolder
 from ravan_export.merge.original import Original, load_original
 from ravan_export.merge.to_hf import fold_model, write_hf
 from ravan_export.merge.work import Work
@@ -90,7 +90,7 @@ def _export(work: Work, original: Original, seed: int) -> Exported:
     manifest, folder = work.artifact.manifest, work.folder
     with storage_errors(folder.destination, "make the folder"):
         place = tempfile.TemporaryDirectory(dir=folder.destination.parent, prefix=".ravan-merge.")
-    with place as name, NewFolder(Path(name) / "model") as model:
+    with place as name, MergedFolder(Path(name) / "model") as model:
         write_hf(work.artifact, original, model)
         return export_artifact(
             model.path,

@@ -17,7 +17,7 @@ from ravan_edge.errors import ModelError
 from ravan_edge.files import storage_errors
 from ravan_export.merge.check_torch import ExternalHead, check_torch
 from ravan_export.merge.fold import factors, fold
-from ravan_export.merge.folder import NewFolder, writing
+from ravan_export.merge.folder import MergedFolder, writing
 from ravan_export.merge.original import Original, load_folder, load_original, quiet
 from ravan_export.merge.work import Heads, Work
 from ravan_export.pooling import Pooling, read_pooling
@@ -132,7 +132,7 @@ def _pooling(artifact: Artifact, folder: Path) -> Pooling | None:
     return open_checkpoint(folder, manifest.model.name, manifest.task).form.pooling
 
 
-def _add_pooling(folder: NewFolder, head: ExternalHead) -> None:
+def _add_pooling(folder: MergedFolder, head: ExternalHead) -> None:
     """Declare the pooling as sentence-transformers does, where the model's folder did not."""
     if (folder.path / "modules.json").is_file():
         return
@@ -149,7 +149,7 @@ def _add_pooling(folder: NewFolder, head: ExternalHead) -> None:
     folder.add_json("1_Pooling/config.json", {"word_embedding_dimension": width, **flags})
 
 
-def add_task_head(folder: NewFolder, head: ExternalHead) -> str:
+def add_task_head(folder: MergedFolder, head: ExternalHead) -> str:
     """Write the head as a ``Dense`` module of sentence-transformers, to stand behind ``Normalize``.
 
     The factor sqrt(d) that the kit applies to a normalised vector goes into the weight.
@@ -182,7 +182,7 @@ def add_task_head(folder: NewFolder, head: ExternalHead) -> str:
     )
 
 
-def write_hf(artifact: Artifact, original: Original, folder: NewFolder) -> None:
+def write_hf(artifact: Artifact, original: Original, folder: MergedFolder) -> None:
     """Write the model as it now is, with the files that belong to it.
 
     Raises:
@@ -208,7 +208,7 @@ def write_hf(artifact: Artifact, original: Original, folder: NewFolder) -> None:
     folder.add_bytes("README.md", _card(artifact).encode())
 
 
-def _copy(source: Path, folder: NewFolder) -> None:
+def _copy(source: Path, folder: MergedFolder) -> None:
     for relative in _files(source):
         with storage_errors(source / relative, "read the file"):
             content = (source / relative).read_bytes()

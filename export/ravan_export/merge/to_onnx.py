@@ -16,7 +16,7 @@ from ravan_edge.files import storage_errors
 from ravan_edge.methods import method_for
 from ravan_export.merge.check import Array, Expected, Gap, expectations, gap_of
 from ravan_export.merge.fold import factors, fold
-from ravan_export.merge.folder import NewFolder, writing
+from ravan_export.merge.folder import MergedFolder, writing
 from ravan_export.merge.graph import fold_graph
 from ravan_export.merge.quantise import quantise_int8
 from ravan_export.merge.texts import random_batches
@@ -104,7 +104,7 @@ def _frozen(artifact: Artifact, model: ModelProto) -> dict[str, memoryview]:
     return found
 
 
-def _write_model(model: ModelProto, folder: NewFolder) -> None:
+def _write_model(model: ModelProto, folder: MergedFolder) -> None:
     """Write the model: one file, or weights beside it where they do not fit into one.
 
     Raises:
@@ -121,7 +121,7 @@ def _write_model(model: ModelProto, folder: NewFolder) -> None:
         raise ArtifactError(f"the folded graph is not valid: {error}", where=MODEL) from error
 
 
-def _move_out(model: ModelProto, folder: NewFolder) -> None:
+def _move_out(model: ModelProto, folder: MergedFolder) -> None:
     with writing(folder.destination / WEIGHTS), (folder.path / WEIGHTS).open("wb") as file:
         for item in model.graph.initializer:
             if len(item.raw_data) < _EXTERNAL_FROM:
@@ -136,7 +136,7 @@ def _move_out(model: ModelProto, folder: NewFolder) -> None:
                 entry.key, entry.value = key, str(value)
 
 
-def _write_companions(artifact: Artifact, folder: NewFolder) -> None:
+def _write_companions(artifact: Artifact, folder: MergedFolder) -> None:
     """Write what a program needs beside the graph: tokenizer, label map, how inputs are made."""
     manifest = artifact.manifest
     folder.add_json("labels.json", list(manifest.labels))

@@ -18,7 +18,7 @@ from ravan_edge.artifact.tensor_file import write_tensors
 from ravan_edge.errors import UsageError
 from ravan_export.merge.check_torch import check_torch
 from ravan_export.merge.fold import Factors, factors, truncated
-from ravan_export.merge.folder import NewFolder, writing
+from ravan_export.merge.folder import MergedFolder, writing
 from ravan_export.merge.original import Original, load_original
 from ravan_export.merge.to_hf import add_task_head, external_head
 from ravan_export.merge.work import Heads, Work
@@ -100,7 +100,7 @@ def adapter_of(artifact: Artifact, heads: Heads, rank: int | None) -> Adapter:
 
 
 def _write(
-    artifact: Artifact, heads: Heads, original: Original, adapter: Adapter, folder: NewFolder
+    artifact: Artifact, heads: Heads, original: Original, adapter: Adapter, folder: MergedFolder
 ) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import NumericsError
 from ravan_export.merge.check import Expected, Gap, refuse
-from ravan_export.merge.folder import NewFolder
+from ravan_export.merge.folder import MergedFolder
 
 __all__ = ["Heads", "Progress", "Work"]
 
@@ -43,7 +43,7 @@ class Work:
     heads: Heads
     version: int
     expected: list[Expected]
-    folder: NewFolder
+    folder: MergedFolder
     model: str | None
     progress: Progress
     gap: Gap | None = None
