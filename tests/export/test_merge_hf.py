@@ -33,7 +33,7 @@ def classifier_logits(folder: Path, texts: list[str] = TEXTS) -> Any:
 
 def sentence_logits(folder: Path, head: Path, texts: list[str] = TEXTS) -> Any:
     import sentence_transformers as sentence
-    from sentence_transformers import models as parts
+    from sentence_transformers.sentence_transformer import modules as parts
 
     modules = [*sentence.SentenceTransformer(str(folder)), parts.Normalize()]
     modules.append(parts.Dense.load(str(head)))
