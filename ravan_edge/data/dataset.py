@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,22 @@ class TokenisedDataset:
     max_length: int
     path: Path | None = None
     token_labels: NDArray[np.int32] | None = None
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Sequence[NDArray[np.int32]],
+        max_length: int,
+        *,
+        users: NDArray[np.int32] | None = None,
+        token_labels: NDArray[np.int32] | None = None,
+    ) -> TokenisedDataset:
+        """A dataset in memory, from the token ids of each row; the rows themselves have no label."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        labels = np.full(len(rows), NO_LABEL, np.int32)
+        ids = np.concatenate(rows)
+        return cls(ids, offsets, labels, users, max_length, token_labels=token_labels)
 
     def __len__(self) -> int:
         return len(self.labels)

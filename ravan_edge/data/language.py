@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from ravan_edge.artifact.manifest import PromptFormat
 from ravan_edge.data.dataset import NO_LABEL, TokenisedDataset
 from ravan_edge.data.rows import Rows
 from ravan_edge.data.tokenise import Progress, chunks, load_tokenizer, numbered, tokenised
 from ravan_edge.errors import DataError, UsageError
 
-__all__ = ["PromptWords", "tokenise_answers", "tokenise_language"]
+__all__ = ["tokenise_answers", "tokenise_language"]
+
+_PLAIN = ("", "\n", "")
 
 Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptWords:
-    """What stands around a prompt and its answer, as text.
-
-    Args:
-        before, between, after: The chat template's words, special tokens written out; None stands
-            for no template: a line end between them, and the tokenizer's own special tokens.
-    """
-
-    before: str = ""
-    between: str = "\n"
-    after: str = ""
-    template: bool = False
 
 
 def tokenise_language(
@@ -72,7 +59,8 @@ def tokenise_language(
             done += len(chunk)
             if progress is not None:
                 progress(done, len(rows))
-        return _dataset(blocks, None, rows, owners, max_length)
+        users = _users(rows, owners)
+        return TokenisedDataset.of_rows(blocks, max_length, users=users)
 
     content = {"kind": "language", "max_length": max_length, "end_id": end_id}
     return tokenised(rows, tokenizer, content, make, folder=folder, progress=progress)
@@ -84,14 +72,16 @@ def tokenise_answers(
     *,
     max_length: int,
     end_id: int,
-    words: PromptWords,
+    template: PromptFormat | None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> TokenisedDataset:
     """Prompts (``rows.texts``) with their answers (``rows.labels``); only the answer is learned.
 
-    A row longer than ``max_length`` is cut at its end. One whose answer is cut off altogether is
-    left out.
+    ``template`` says what stands around them, special tokens written out; without one a line end
+    stands between them, the tokenizer adds its own special tokens, and ``end_id`` ends the row. A
+    row longer than ``max_length`` is cut at its end. One whose answer is cut off altogether is left
+    out.
 
     Raises:
         DataError: No answer is left, or there are none.
@@ -103,24 +93,25 @@ def tokenise_answers(
     if rows.labels is None:
         raise DataError("the rows have no answers", where=rows.source, hint="name their column")
     answers = [str(answer) for answer in rows.labels]
+    words = _PLAIN if template is None else (template.before, template.between, template.after)
 
     def make() -> TokenisedDataset:
         loaded = load_tokenizer(tokenizer, None)
         kept: list[Ids] = []
         labels: list[Ids] = []
         owners: list[int] = []
-        prefixes = [f"{words.before}{prompt}{words.between}" for prompt in rows.texts]
+        before, between, after = words
+        prefixes = [f"{before}{prompt}{between}" for prompt in rows.texts]
         whole = [
-            f"{prefix}{answer}{words.after}"
-            for prefix, answer in zip(prefixes, answers, strict=True)
+            f"{prefix}{answer}{after}" for prefix, answer in zip(prefixes, answers, strict=True)
         ]
         done = 0
         for chunk in chunks(whole):
-            encoded = loaded.encode_batch(chunk, add_special_tokens=not words.template)
+            encoded = loaded.encode_batch(chunk, add_special_tokens=template is None)
             for number, encoding in enumerate(encoded, start=done):
                 ids = np.array(encoding.ids, np.int32)
                 learned = _behind(encoding, len(prefixes[number]))
-                if not words.template and (not len(ids) or ids[-1] != end_id):
+                if template is None and (not len(ids) or ids[-1] != end_id):
                     ids, learned = np.append(ids, np.int32(end_id)), np.append(learned, True)
                 ids, learned = ids[:max_length], learned[:max_length]
                 if learned[1:].any():
@@ -136,13 +127,15 @@ def tokenise_answers(
                 where=rows.source,
                 hint="use a longer --max-length, or shorter prompts",
             )
-        return _dataset(kept, labels, rows, owners, max_length)
+        return TokenisedDataset.of_rows(
+            kept, max_length, users=_users(rows, owners), token_labels=np.concatenate(labels)
+        )
 
     content = {
         "kind": "answers",
         "max_length": max_length,
         "end_id": end_id,
-        "words": [words.before, words.between, words.after, words.template],
+        "words": [*words, template is not None],
     }
     return tokenised(rows, tokenizer, content, make, folder=folder, progress=progress)
 
@@ -181,21 +174,6 @@ def _behind(encoding: tokenizers.Encoding, characters: int) -> NDArray[np.bool_]
     return np.maximum.accumulate(ends) > characters if len(ends) else np.zeros(0, np.bool_)
 
 
-def _dataset(
-    parts: list[Ids],
-    labels: list[Ids] | None,
-    rows: Rows,
-    owners: list[int],
-    max_length: int,
-) -> TokenisedDataset:
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum([len(part) for part in parts], out=offsets[1:])
-    users = None if rows.users is None else numbered(rows.users)[np.array(owners)]
-    return TokenisedDataset(
-        np.concatenate(parts),
-        offsets,
-        np.full(len(parts), NO_LABEL, np.int32),
-        users,
-        max_length,
-        token_labels=None if labels is None else np.concatenate(labels),
-    )
+def _users(rows: Rows, owners: list[int]) -> Ids | None:
+    """The user of each made row, given the row of the file that it is from."""
+    return None if rows.users is None else numbered(rows.users)[np.array(owners)]

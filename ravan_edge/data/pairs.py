@@ -54,10 +54,7 @@ def tokenise_pairs(
 
     def make() -> TokenisedDataset:
         parts = _ended(rows, targets, tokenizer, max_length, end_id, second)
-        offsets = np.zeros(len(parts) + 1, np.int64)
-        np.cumsum([len(part) for part in parts], out=offsets[1:])
-        labels = np.full(len(parts), NO_LABEL, np.int32)
-        return TokenisedDataset(np.concatenate(parts), offsets, labels, None, max_length)
+        return TokenisedDataset.of_rows(parts, max_length)
 
     sources = tokenise(
         rows, tokenizer, max_length=max_length, label_names=None, folder=folder, progress=first

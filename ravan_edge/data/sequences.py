@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ravan_edge.data.batches import Batch, Draw
+from ravan_edge.data.batches import Batch, Draw, collate
 from ravan_edge.data.dataset import NO_LABEL
 from ravan_edge.data.examples import TextRows
 from ravan_edge.generator import Purpose, Stream
@@ -26,13 +26,11 @@ class NextTokenRows(TextRows):
 
     def batch(self, rows: NDArray[np.int64], draw: Draw | None = None) -> Batch:
         """Some rows as one batch, labels int64 [rows, length]; nothing is drawn."""
-        # Not super(): a dataclass with slots is made anew, and super() would mean the old class.
-        batch = TextRows.batch(self, rows, draw)
-        if self.tokens.token_labels is not None:
-            return batch
-        kept = np.arange(batch.inputs["input_ids"].shape[1]) < self.lengths[rows][:, None]
-        labels = np.where(kept, batch.inputs["input_ids"], np.int64(NO_LABEL))
-        return Batch(batch.inputs, labels)
+        del draw
+        tokens = self.tokens
+        if tokens.token_labels is None:
+            tokens = replace(tokens, token_labels=tokens.ids)
+        return collate(tokens, rows, self.pad_id, self.inputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,9 +54,10 @@ class MaskedRows(TextRows):
 
     def batch(self, rows: NDArray[np.int64], draw: Draw | None = None) -> Batch:
         """Some rows as one batch, labels int64 [rows, length]: the ids of masked tokens."""
-        plain = TextRows.batch(self, rows, draw)
+        plain = collate(self.tokens, rows, self.pad_id, self.inputs)
         ids = plain.inputs["input_ids"]
-        lengths = self.lengths[rows]
+        offsets = self.tokens.offsets
+        lengths = offsets[rows + 1] - offsets[rows]
         present = np.arange(ids.shape[1]) < lengths[:, None]
         words = np.zeros((*ids.shape, _WORDS), np.uint64)
         words[present] = self._words(rows, lengths, draw)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import platformdirs
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 CACHE_VARIABLE = "RAVAN_CACHE_DIR"
+
+Row = TypeVar("Row", bound=Sized)
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the rows in all."""
@@ -250,16 +253,22 @@ def _encode(
     return np.concatenate([np.empty(0, dtype=np.int32), *pieces]), offsets
 
 
-def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts in pieces of bounded rows and characters."""
-    chunk: list[str] = []
-    characters = 0
-    for text in texts:
-        if chunk and (len(chunk) == _CHUNK_ROWS or characters + len(text) > _CHUNK_CHARACTERS):
+def chunks(rows: Iterable[Row], characters: Callable[[Row], int] = len) -> Iterator[list[Row]]:
+    """Rows in pieces of bounded rows and characters.
+
+    Args:
+        rows: Texts, or whatever ``characters`` measures.
+        characters: How many a row has.
+    """
+    chunk: list[Row] = []
+    total = 0
+    for row in rows:
+        size = characters(row)
+        if chunk and (len(chunk) == _CHUNK_ROWS or total + size > _CHUNK_CHARACTERS):
             yield chunk
-            chunk, characters = [], 0
-        chunk.append(text)
-        characters += len(text)
+            chunk, total = [], 0
+        chunk.append(row)
+        total += size
     if chunk:
         yield chunk
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from ravan_edge.data.dataset import NO_LABEL, TokenisedDataset
 from ravan_edge.data.examples import TextRows
 from ravan_edge.data.labels import encode_labels
-from ravan_edge.data.tokenise import Progress, load_tokenizer, numbered, tokenised
+from ravan_edge.data.tokenise import Progress, chunks, load_tokenizer, numbered, tokenised
 from ravan_edge.data.word_rows import WordRows
 from ravan_edge.errors import DataError
 
 __all__ = ["WordTexts", "tokenise_word_texts", "tokenise_words"]
 
-_CHUNK_ROWS = 1024
-_CHUNK_CHARACTERS = 1 << 22
 _NO_WORD = -1
 
 Ids = NDArray[np.int32]
@@ -71,7 +69,7 @@ def tokenise_words(
         if progress is not None:
             progress(0, len(rows))
         row = 0
-        for chunk in _chunks(rows.row, len(rows)):
+        for chunk in chunks(map(rows.row, range(len(rows))), _characters):
             for found, places in _encode(loaded, chunk):
                 begin = int(rows.offsets[row])
                 label = np.where(places < 0, np.int32(NO_LABEL), labels[begin + places])
@@ -87,7 +85,9 @@ def tokenise_words(
             if progress is not None:
                 progress(row, len(rows))
         users = None if rows.users is None else numbered(rows.users)
-        return _dataset(ids, np.concatenate(token_labels), users, max_length)
+        return TokenisedDataset.of_rows(
+            ids, max_length, users=users, token_labels=np.concatenate(token_labels)
+        )
 
     content = {"kind": "words", "max_length": max_length, "labels": list(label_names)}
     return tokenised(rows, tokenizer, content, make, folder=folder, progress=progress)
@@ -112,9 +112,7 @@ def tokenise_word_texts(
     loaded = _load(tokenizer, max_length)
     ids: list[Ids] = []
     firsts: list[NDArray[np.int64]] = []
-    encoded = (
-        pair for chunk in _chunks(words.__getitem__, len(words)) for pair in _encode(loaded, chunk)
-    )
+    encoded = (pair for chunk in chunks(words, _characters) for pair in _encode(loaded, chunk))
     for number, (row, (found, places)) in enumerate(zip(words, encoded, strict=True), start=1):
         where = f"text {number}"
         if not row:
@@ -127,17 +125,8 @@ def tokenise_word_texts(
         ids.append(found)
         firsts.append(first)
     none = np.full(sum(map(len, ids)), NO_LABEL, np.int32)
-    return WordTexts(_dataset(ids, none, None, max_length), pad_id, inputs, words, firsts)
-
-
-def _dataset(
-    ids: list[Ids], token_labels: Ids, users: Ids | None, max_length: int
-) -> TokenisedDataset:
-    offsets = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum([len(row) for row in ids], out=offsets[1:])
-    labels = np.full(len(ids), NO_LABEL, np.int32)
-    flat = np.concatenate(ids)
-    return TokenisedDataset(flat, offsets, labels, users, max_length, token_labels=token_labels)
+    tokens = TokenisedDataset.of_rows(ids, max_length, token_labels=none)
+    return WordTexts(tokens, pad_id, inputs, words, firsts)
 
 
 def _encode(
@@ -175,17 +164,5 @@ def _prefix_spaces(step: dict[str, Any] | None) -> bool:
     return changed or any(inner)
 
 
-def _chunks(row: Callable[[int], list[str]], rows: int) -> Iterator[list[list[str]]]:
-    """Rows of words in pieces of bounded rows and characters."""
-    chunk: list[list[str]] = []
-    characters = 0
-    for index in range(rows):
-        words = row(index)
-        size = sum(map(len, words))
-        if chunk and (len(chunk) == _CHUNK_ROWS or characters + size > _CHUNK_CHARACTERS):
-            yield chunk
-            chunk, characters = [], 0
-        chunk.append(words)
-        characters += size
-    if chunk:
-        yield chunk
+def _characters(words: list[str]) -> int:
+    return sum(map(len, words))

@@ -7,12 +7,11 @@ from typing import NoReturn
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.data import NextTokenRows
-from ravan_edge.data.language import PromptWords, tokenise_answers, tokenise_language
+from ravan_edge.data.language import tokenise_answers, tokenise_language
 from ravan_edge.data.readers import read_table
 from ravan_edge.data.rows import ANSWER_COLUMNS, PROMPT_COLUMNS, ColumnRequest
-from ravan_edge.errors import UsageError
 from ravan_edge.tasks.task import DataSource, LoadedData, OnRows
-from ravan_edge.tasks.text import text_of
+from ravan_edge.tasks.text import no_prediction, text_of
 
 __all__ = ["CausalLanguage"]
 
@@ -56,18 +55,12 @@ class CausalLanguage:
                 progress=on_rows,
             )
         else:
-            found = text.prompt
-            words = (
-                PromptWords()
-                if found is None
-                else PromptWords(found.before, found.between, found.after, template=True)
-            )
             tokens = tokenise_answers(
                 rows,
                 tokenizer,
                 max_length=source.max_length,
                 end_id=text.end_id,
-                words=words,
+                template=text.prompt,
                 progress=on_rows,
             )
             skipped += len(rows) - len(tokens)
@@ -76,7 +69,4 @@ class CausalLanguage:
 
     def read(self, artifact: Artifact, items: Sequence[str], max_length: int) -> NoReturn:
         """There is no label to predict."""
-        raise UsageError(
-            f"task {self.name!r} gives no label to a text",
-            hint="`ravan merge --to hf` makes a model that generates text with transformers",
-        )
+        raise no_prediction(self.name, "generates text")

@@ -9,9 +9,8 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.data import MaskedRows, tokenise
 from ravan_edge.data.readers import read_table
 from ravan_edge.data.rows import ColumnRequest
-from ravan_edge.errors import UsageError
 from ravan_edge.tasks.task import DataSource, LoadedData, OnRows
-from ravan_edge.tasks.text import text_of
+from ravan_edge.tasks.text import no_prediction, text_of
 
 __all__ = ["MaskedLanguage"]
 
@@ -52,7 +51,4 @@ class MaskedLanguage:
 
     def read(self, artifact: Artifact, items: Sequence[str], max_length: int) -> NoReturn:
         """There is no label to predict."""
-        raise UsageError(
-            f"task {self.name!r} gives no label to a text",
-            hint="`ravan merge --to hf` makes a model that fills masks with transformers",
-        )
+        raise no_prediction(self.name, "fills masks")

@@ -9,9 +9,8 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.data import PairRows, tokenise_pairs
 from ravan_edge.data.readers import read_table
 from ravan_edge.data.rows import ANSWER_COLUMNS, PROMPT_COLUMNS, ColumnRequest
-from ravan_edge.errors import UsageError
 from ravan_edge.tasks.task import DataSource, LoadedData, OnRows
-from ravan_edge.tasks.text import text_of
+from ravan_edge.tasks.text import no_prediction, text_of
 
 __all__ = ["SequenceToSequence"]
 
@@ -47,7 +46,4 @@ class SequenceToSequence:
 
     def read(self, artifact: Artifact, items: Sequence[str], max_length: int) -> NoReturn:
         """There is no label to predict."""
-        raise UsageError(
-            f"task {self.name!r} gives no label to a text",
-            hint="`ravan merge --to hf` makes a model that writes texts with transformers",
-        )
+        raise no_prediction(self.name, "writes texts")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.artifact.manifest import TextSettings
-from ravan_edge.errors import ArtifactError
+from ravan_edge.errors import ArtifactError, UsageError
 
-__all__ = ["text_of"]
+__all__ = ["no_prediction", "text_of"]
 
 
 def text_of(artifact: Artifact) -> tuple[TextSettings, Path]:
@@ -23,3 +23,11 @@ def text_of(artifact: Artifact) -> tuple[TextSettings, Path]:
             "this artifact reads no text", where=str(artifact.folder), hint="take one for texts"
         )
     return text, tokenizer
+
+
+def no_prediction(task: str, does: str) -> UsageError:
+    """The error of a task that has no label to predict; its merged model ``does`` something else."""
+    return UsageError(
+        f"task {task!r} gives no label to a text",
+        hint=f"`ravan merge --to hf` makes a model that {does} with transformers",
+    )

@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from ravan_edge.artifact.manifest import PromptFormat
 from ravan_edge.data import NextTokenRows
-from ravan_edge.data.language import PromptWords, tokenise_answers, tokenise_language
+from ravan_edge.data.language import tokenise_answers, tokenise_language
 from ravan_edge.data.rows import Columns, Rows
 from ravan_edge.errors import DataError, UsageError
 
 END, BEGIN = 0, 1
-CHAT = PromptWords("<s>user\n", "<e>\nassistant\n", "<e>\n", template=True)
+CHAT = PromptFormat(before="<s>user\n", between="<e>\nassistant\n", after="<e>\n")
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +114,9 @@ def test_only_the_answer_is_learned(
     answer: str,
     template: bool,
 ) -> None:
-    words = CHAT if template else PromptWords()
+    words = CHAT if template else None
     data = tokenise_answers(
-        rows_of([prompt], [answer]), tokenizer, max_length=400, end_id=END, words=words,
+        rows_of([prompt], [answer]), tokenizer, max_length=400, end_id=END, template=words,
         folder=tmp_path_factory.mktemp("cache"),
     )  # fmt: skip
     hub = tokenizers.Tokenizer.from_file(str(tokenizer))
@@ -137,14 +138,14 @@ def test_only_the_answer_is_learned(
 def test_rows_whose_answer_is_cut_off_are_left_out(tokenizer: Path, tmp_path: Path) -> None:
     rows = rows_of(["a" * 50, "b"], ["yes", "no"])
     data = tokenise_answers(
-        rows, tokenizer, max_length=20, end_id=END, words=PromptWords(), folder=tmp_path
+        rows, tokenizer, max_length=20, end_id=END, template=None, folder=tmp_path
     )
     assert len(data) == 1
     assert (data.row(0) != END).sum() == len("<b\nno")
     with pytest.raises(DataError, match="no answer is left within 20 tokens"):
         tokenise_answers(
             rows_of(["a" * 50], ["yes"]), tokenizer, max_length=20, end_id=END,
-            words=PromptWords(), folder=tmp_path,
+            template=None, folder=tmp_path,
         )  # fmt: skip
 
 
@@ -154,9 +155,11 @@ def test_the_cache_knows_what_it_depends_on(tokenizer: Path, tmp_path: Path) -> 
         tokenise_language(rows, tokenizer, max_length=4, end_id=END, folder=tmp_path),
         tokenise_language(rows, tokenizer, max_length=5, end_id=END, folder=tmp_path),
         tokenise_answers(
-            rows, tokenizer, max_length=40, end_id=END, words=PromptWords(), folder=tmp_path
+            rows, tokenizer, max_length=40, end_id=END, template=None, folder=tmp_path
         ),
-        tokenise_answers(rows, tokenizer, max_length=40, end_id=END, words=CHAT, folder=tmp_path),
+        tokenise_answers(
+            rows, tokenizer, max_length=40, end_id=END, template=CHAT, folder=tmp_path
+        ),
     ]
     assert len({data.path for data in made}) == 4
     again = tokenise_language(rows, tokenizer, max_length=4, end_id=END, folder=tmp_path)
