@@ -20,7 +20,6 @@ from ravan_edge.artifact.manifest import (
     ConformanceCase,
     FileEntry,
     Manifest,
-    Plan,
     Role,
     TensorEntry,
 )
@@ -32,8 +31,7 @@ from ravan_export.adaptation import Adaptation, adapt
 from ravan_export.bases import Init
 from ravan_export.capture import Program, capture
 from ravan_export.graph.finish import BASE_FILE, Span
-from ravan_export.plans import Parts, WholePlan, build_whole
-from ravan_export.plans.whole import GRAPHS
+from ravan_export.plans import FURTHER_PLANS, Parts, PlanContext, build_whole, check_plans
 from ravan_export.settings import ExportSettings, MethodName
 from ravan_export.source import Source, open_checkpoint, resolve
 from ravan_export.tasks import TASKS, Task
@@ -153,17 +151,13 @@ def _frozen(
     return {name: tensors[name].detach().numpy() for name in names}
 
 
-def _write_graphs(writer: ArtifactWriter, plan: WholePlan, frozen: Sequence[str]) -> Plan:
+def _spans(writer: ArtifactWriter, frozen: Mapping[str, Array]) -> dict[str, Span]:
     header = read_header(writer.path(BASE_FILE), BASE_BOUNDS)
-    spans = {
+    return {
         name: Span(header.data_offset + spec.begin, spec.end - spec.begin)
         for name, spec in header.specs.items()
-        if name in set(frozen)
+        if name in frozen
     }
-    models = plan.models(spans)
-    for role, model in models.items():
-        writer.add_bytes(GRAPHS[role], model.SerializeToString(deterministic=True))
-    return plan.describe(models)
 
 
 def _provisional(cases: Sequence[Case]) -> Conformance:
@@ -252,10 +246,7 @@ def export_artifact(
         loss_slices=loss_slices,
     )
     doing = _task(task, labels, options)
-    if list(plans) != ["whole"]:
-        raise UsageError(
-            f"{','.join(plans)!r} is no list of plans", where="--plans", hint="known is whole"
-        )
+    further = check_plans(plans)
     names = () if labels is None else _labels(labels, doing)
     with ArtifactWriter(Path(out), overwrite=overwrite) as writer:
         progress("loading the model")
@@ -265,16 +256,32 @@ def export_artifact(
         progress("capturing the forward pass")
         program = _capture(source, doing)
         parts = _parts(source, program)
-        plan = build_whole(program, adaptation, doing, parts, tokens)
+        whole = build_whole(program, adaptation, doing, parts, tokens)
         progress("writing the base")
-        frozen = _frozen(source, program, parts, plan.frozen)
+        frozen = _frozen(source, program, parts, whole.frozen)
         writer.add_tensors(BASE_FILE, {**frozen, **adaptation.base_tensors})
         table = _table(adaptation, source)
         initial = {**adaptation.heads, **_task_head(source, task_head)}
         writer.add_tensors(HEADS_FILE, initial, heads_metadata(0, None))
         if source.text is not None:
             writer.add_bytes(TOKENIZER_FILE, tokenizer_bytes(source.checkpoint.folder))
-        described = _write_graphs(writer, plan, plan.frozen)
+        context = PlanContext(
+            program=program,
+            adaptation=adaptation,
+            task=doing,
+            parts=parts,
+            options=options,
+            table=table,
+            initial=initial,
+            frozen=frozen,
+            spans=_spans(writer, frozen),
+            max_length=None if source.text is None else source.text.max_length,
+            writer=writer,
+        )
+        described = {"whole": whole.write(context)}
+        for plan in further:
+            progress(f"writing plan {plan}")
+            described[plan] = FURTHER_PLANS[plan](context)
         progress("computing the reference with torch autograd on the original model")
         cases = make_cases(doing, source, adaptation, table, initial)
         writer.add_tensors(CONFORMANCE_FILE, _stored(cases))
@@ -292,7 +299,7 @@ def export_artifact(
                     bases=adaptation.bases,
                     text=source.text,
                     image=source.image,
-                    plans={"whole": described},
+                    plans=described,
                     files=dict(files),
                     conformance=conformance,
                     exporter={library: version(library) for library in _LIBRARIES},
@@ -310,7 +317,13 @@ def export_artifact(
             writer.add_tensors(CONFORMANCE_FILE, _stored(cases))
             writer.write_manifest(manifest(_provisional(cases)))
             found = check(writer.folder, threads)
-        final = writer.write_manifest(manifest(judge(found, cases, limit)))
+        judged = judge(found, cases, limit)
+        for plan in further:
+            progress(f"running plan {plan}")
+            other = check(writer.folder, threads, plan)
+            judge(other, cases, limit, plan)
+            described[plan] = described[plan].model_copy(update={"worst_error": other.worst})
+        final = writer.write_manifest(manifest(judged))
         folder = writer.publish()
     return Exported(folder, final, hashlib.sha256(final.to_bytes()).hexdigest())
 

@@ -49,12 +49,11 @@ for name in ("torch", "transformers", "onnx"):
     sys.modules[name] = None
 from ravan_edge.artifact.opening import open_artifact
 from ravan_edge.errors import RavanError
+from ravan_edge.plans import RuntimeSettings, open_step
 from ravan_edge.plans.conformance import check_conformance
-from ravan_edge.plans.step import RuntimeSettings
-from ravan_edge.plans.whole import WholeStep
 try:
     artifact = open_artifact(Path(sys.argv[1]))
-    with WholeStep(artifact, RuntimeSettings(threads=int(sys.argv[2]))) as step:
+    with open_step(artifact, sys.argv[3], RuntimeSettings(threads=int(sys.argv[2]))) as step:
         _, results = check_conformance(artifact, step)
 except RavanError as error:
     print(json.dumps({"refused": str(error)}))
@@ -163,12 +162,12 @@ def make_cases(
     return cases
 
 
-def _run_child(folder: Path, threads: int) -> list[dict[str, Any]]:
+def _run_child(folder: Path, threads: int, plan: str) -> list[dict[str, Any]]:
     environment = dict(os.environ)
     # The child must find ravan_edge where this process found it, installed or not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     finished = subprocess.run(  # noqa: S603  our own interpreter with our own text
-        [sys.executable, "-c", _CHILD, str(folder), str(threads)],
+        [sys.executable, "-c", _CHILD, str(folder), str(threads), plan],
         capture_output=True,
         check=False,
         env=environment,
@@ -231,20 +230,22 @@ def _size(error: float) -> float:
     return error if error >= 0 else np.inf
 
 
-def check(folder: Path, threads: int) -> Checked:
+def check(folder: Path, threads: int, plan: str = "whole") -> Checked:
     """Run a finished artifact's stored cases in a fresh process without torch.
+
+    A runtime that needs torch has a worker process of its own, beside that one.
 
     Raises:
         ArtifactError: The process refuses it, or fails.
     """
-    report = _run_child(folder, threads)
+    report = _run_child(folder, threads, plan)
     return Checked(
         {str(item["name"]): item["errors"] for item in report},
         {str(item["name"]): float(item["eval_gap"]) for item in report},
     )
 
 
-def judge(found: Checked, cases: Sequence[Case], limit: float) -> Conformance:
+def judge(found: Checked, cases: Sequence[Case], limit: float, plan: str = "whole") -> Conformance:
     """The figures for the manifest.
 
     Raises:
@@ -256,7 +257,7 @@ def judge(found: Checked, cases: Sequence[Case], limit: float) -> Conformance:
         worst = max(errors, key=lambda name: _size(errors[name]))
         if not errors[worst] <= limit:
             raise ModelError(
-                f"the graph differs from torch by {errors[worst]:.1e}, expected at most {limit:.1e}",
+                f"plan {plan!r} differs from torch by {errors[worst]:.1e}, expected at most {limit:.1e}",
                 where=worst,
                 hint="this is a bug of ours: please report it with the model's name",
             )

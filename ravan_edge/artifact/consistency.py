@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ravan_edge.artifact.signature import SIGNATURES
+from ravan_edge.artifact.signature import PLAN_FORMS, SIGNATURES, PlanForm
 
 if TYPE_CHECKING:
     from ravan_edge.artifact.manifest import Basis, GraphTensor, Manifest, Plan, TensorEntry
@@ -158,17 +158,26 @@ def _plan(manifest: Manifest, name: str, plan: Plan) -> Iterator[str]:
     for kind, tensors in (("inputs", plan.inputs), *plan.outputs.items()):
         if len({tensor.name for tensor in tensors}) != len(tensors):
             yield f"plan {name!r}: {kind} lists a tensor twice"
-    if name != "whole":
+    form = PLAN_FORMS.get(name)
+    if form is None:
         return  # a reader that does not know a plan does not run it
-    if set(plan.graphs) != {"step", "eval"}:
-        yield "plan 'whole' has exactly the graphs step and eval"
+    for sentence in _known_plan(manifest, form, plan):
+        yield f"plan {name!r}: {sentence}"
+
+
+def _known_plan(manifest: Manifest, form: PlanForm, plan: Plan) -> Iterator[str]:
+    if set(plan.graphs) != form.roles:
+        yield f"graphs {', '.join(sorted(plan.graphs))}, expected {', '.join(sorted(form.roles))}"
         return
-    if plan.opset != 18:
-        yield f"plan 'whole': opset {plan.opset}, expected 18"
+    if plan.opset != form.opset:
+        yield f"opset {plan.opset}, expected {form.opset}"
     if list(plan.operators) != sorted(set(plan.operators)):
-        yield "plan 'whole': operators is not sorted, or lists one twice"
-    yield from _whole_inputs(manifest, plan)
-    yield from _whole_outputs(manifest, plan)
+        yield "operators is not sorted, or lists one twice"
+    dims = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
+    if plan.limits and set(plan.limits) != dims:
+        yield f"limits of {sorted(plan.limits)}, but its dimensions are {sorted(dims)}"
+    yield from _inputs(manifest, form, plan)
+    yield from _outputs(manifest, form, plan)
 
 
 def _trainable_inputs(manifest: Manifest) -> dict[str, Shape]:
@@ -180,7 +189,7 @@ def _trainable_inputs(manifest: Manifest) -> dict[str, Shape]:
     }
 
 
-def _whole_inputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
+def _inputs(manifest: Manifest, form: PlanForm, plan: Plan) -> Iterator[str]:
     found = {tensor.name: tensor for tensor in plan.inputs}
     for name in ("labels", *manifest.batch_inputs):
         dtype, fixed = _batch_input(manifest, name)
@@ -192,20 +201,23 @@ def _whole_inputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
             or not all(map(_fits, tensor.shape, fixed))
         ):
             sizes = ", ".join("a name" if size is None else str(size) for size in fixed)
-            yield f"plan 'whole': input {name!r} is not {dtype} [{sizes}]"
+            yield f"input {name!r} is not {dtype} [{sizes}]"
     named = {entry.name for entry in manifest.tensors}
-    fed = _trainable_inputs(manifest) | {basis.name: basis.shape for basis in manifest.bases}
+    fed = _trainable_inputs(manifest)
+    if form.host_bases:
+        fed |= {basis.name: basis.shape for basis in manifest.bases}
     rows: dict[str, set[object]] = {}
     for name, shape in fed.items():
         tensor = found.pop(name, None)
-        yield from _fed("input", name, tensor, shape, per_head=name not in named)
-        if name not in named and tensor is not None:
+        per_head = form.host_bases and name not in named
+        yield from _fed("input", name, tensor, shape, per_head=per_head)
+        if per_head and tensor is not None:
             rows.setdefault(name.rpartition(".")[0], set()).add(tensor.shape[:1])
     for layer, numbers in rows.items():
         if len(numbers) > 1:
-            yield f"plan 'whole': G, A and Bt of layer {layer!r} name different numbers of heads"
+            yield f"G, A and Bt of layer {layer!r} name different numbers of heads"
     for name in found:
-        yield f"plan 'whole': input {name!r} is neither of the batch nor trainable nor a basis"
+        yield f"input {name!r} is neither of the batch nor trainable nor a basis"
 
 
 def _batch_input(manifest: Manifest, name: str) -> tuple[str, tuple[int | None, ...]]:
@@ -222,7 +234,7 @@ def _fits(found: int | str, expected: int | None) -> bool:
     return isinstance(found, str) if expected is None else found == expected
 
 
-def _whole_outputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
+def _outputs(manifest: Manifest, form: PlanForm, plan: Plan) -> Iterator[str]:
     trainable = _trainable_inputs(manifest)
     named = {entry.name for entry in manifest.tensors}
     for role, tensors in plan.outputs.items():
@@ -230,11 +242,12 @@ def _whole_outputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
         for name, dtype in (("loss_sum", "float32"), ("count", "int64")):
             tensor = found.pop(name, None)
             if tensor is None or tensor.dtype != dtype or tensor.shape != ():
-                yield f"plan 'whole': {role} output {name!r} is not one {dtype}"
+                yield f"{role} output {name!r} is not one {dtype}"
         if role == "step":
             for name, shape in trainable.items():
                 output = found.pop(f"grad.{name}", None)
-                yield from _fed("output", f"grad.{name}", output, shape, per_head=name not in named)
+                per_head = form.host_bases and name not in named
+                yield from _fed("output", f"grad.{name}", output, shape, per_head=per_head)
         elif (axes := SIGNATURES[manifest.task].logits_axes) is not None:
             logits = found.pop("logits", None)
             if (
@@ -245,14 +258,14 @@ def _whole_outputs(manifest: Manifest, plan: Plan) -> Iterator[str]:
                 or not all(isinstance(size, str) for size in logits.shape[:-1])
             ):
                 names = ", ".join(["batch", "length"][: axes - 1])
-                yield f"plan 'whole': logits is not float32 [{names}, {len(manifest.labels)}]"
+                yield f"logits is not float32 [{names}, {len(manifest.labels)}]"
         yield from _metrics(role, found.values())
 
 
 def _metrics(role: str, tensors: Iterable[GraphTensor]) -> Iterator[str]:
     for tensor in tensors:
         if tensor.shape != () or tensor.dtype not in ("int64", "float32"):
-            yield f"plan 'whole': {role} output {tensor.name!r} is unknown and no sum"
+            yield f"{role} output {tensor.name!r} is unknown and no sum"
 
 
 def _fed(
@@ -260,7 +273,7 @@ def _fed(
 ) -> Iterator[str]:
     """A trainable or basis as a graph takes it: its first axis is dynamic if it is per head."""
     if tensor is None:
-        yield f"plan 'whole': {kind} {name!r} is missing"
+        yield f"{kind} {name!r} is missing"
     elif (
         tensor.dtype != "float32"
         or len(tensor.shape) != len(shape)
@@ -269,6 +282,5 @@ def _fed(
     ):
         expected = ["K", *shape[1:]] if per_head else list(shape)
         yield (
-            f"plan 'whole': {kind} {name!r} is {tensor.dtype} {list(tensor.shape)}, "
-            f"expected float32 {expected}"
+            f"{kind} {name!r} is {tensor.dtype} {list(tensor.shape)}, expected float32 {expected}"
         )

@@ -210,14 +210,22 @@ class GraphTensor(_Frozen):
 
 
 class Plan(_Frozen):
-    """One way to compute the step."""
+    """One way to compute the step.
+
+    ``limits``, ``planned_bytes`` and ``worst_error`` are for plans whose runtime fixes sizes when
+    the model is exported: the most of each dynamic dimension, the memory its activations take, and
+    the largest relative error that the exporter saw (that of ``whole`` is in the conformance).
+    """
 
     graphs: dict[str, str]
     inputs: Annotated[tuple[GraphTensor, ...], Field(strict=False)]
     outputs: dict[str, Annotated[tuple[GraphTensor, ...], Field(strict=False)]]
     blobs: Annotated[tuple[str, ...], Field(strict=False)]
     operators: Texts
-    opset: Dimension
+    opset: Dimension | None
+    limits: Annotated[dict[TensorName, Dimension], Field(max_length=8)] = {}
+    planned_bytes: Dimension | None = None
+    worst_error: Annotated[float, Field(ge=0, strict=False)] | None = None
 
 
 class FileEntry(_Frozen):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["SIGNATURES", "Signature"]
+__all__ = ["PLAN_FORMS", "SIGNATURES", "PlanForm", "Signature"]
 
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask"})
 DECODER_INPUTS = frozenset({"decoder_input_ids", "decoder_attention_mask"})
@@ -57,3 +57,26 @@ SIGNATURES: Mapping[str, Signature] = {
     "image-classification": Signature("image", IMAGE_INPUTS, IMAGE_INPUTS, 1, 2),
 }
 """By task, as the manifest names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanForm:
+    """What the files of one plan take and give.
+
+    Args:
+        roles: Its graphs.
+        opset: Of its graphs, where they are ONNX for stock runtimes; else None.
+        host_bases: Whether the host feeds the bases, so that the number of heads K is dynamic. Else
+            they lie in the plan's files and every head runs: K is h.
+    """
+
+    roles: frozenset[str]
+    opset: int | None
+    host_bases: bool
+
+
+PLAN_FORMS: Mapping[str, PlanForm] = {
+    "whole": PlanForm(frozenset({"step", "eval"}), 18, host_bases=True),
+    "executorch": PlanForm(frozenset({"step", "eval"}), None, host_bases=False),
+}
+"""By plan. A reader ignores plans that are not here, and does not run them."""

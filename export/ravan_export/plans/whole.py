@@ -17,39 +17,25 @@ from ravan_export.adapters import (
 )
 from ravan_export.capture import Program
 from ravan_export.graph import Builder, Tape, Value, Var
-from ravan_export.graph.finish import BASE_FILE, OPSET, Span, finish, frozen_names
+from ravan_export.graph.finish import BASE_FILE, OPSET, finish, frozen_names
 from ravan_export.graph.value import FLOAT, INT64
+from ravan_export.plans.context import Parts, PlanContext
 from ravan_export.rules.registry import Adapter
 from ravan_export.tasks import Task
 from ravan_export.translate import ELEMENT_TYPES, translate
 
-__all__ = ["GRAPHS", "Parts", "WholePlan", "build_whole"]
+__all__ = ["GRAPHS", "Graph", "WholePlan", "adapters", "build_whole", "graph_tensor"]
 
 GRAPHS = {"step": "plans/whole/step.onnx", "eval": "plans/whole/eval.onnx"}
 _TYPES = {FLOAT: "float32", INT64: "int64"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Graph:
+class Graph:
     """One graph under construction, with what it returns."""
 
     builder: Builder
     outputs: Mapping[str, Value]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Tensors that a task adds to the captured pass.
-
-    Args:
-        task_head: Trained parameters: graph input -> (dotted name in the program, shape).
-        frozen: What the loss reads: the task's name for it -> (name in the base, shape).
-        numbers: Constants that the loss reads, by the task's names.
-    """
-
-    task_head: Mapping[str, tuple[str, tuple[int, ...]]]
-    frozen: Mapping[str, tuple[str, tuple[int, ...]]]
-    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +47,30 @@ class WholePlan:
         frozen: Names of the frozen tensors that they read.
     """
 
-    graphs: Mapping[str, _Graph]
+    graphs: Mapping[str, Graph]
     frozen: tuple[str, ...]
 
-    def models(self, spans: Mapping[str, Span]) -> dict[str, ModelProto]:
-        """The ONNX models; to be called once."""
-        return {
-            role: finish(graph.builder, graph.outputs, spans) for role, graph in self.graphs.items()
+    def write(self, context: PlanContext) -> Plan:
+        """Write the graph files (to be called once); the plan as the manifest lists it."""
+        models = {
+            role: finish(graph.builder, graph.outputs, context.spans)
+            for role, graph in self.graphs.items()
         }
+        for role, model in models.items():
+            context.writer.add_bytes(GRAPHS[role], model.SerializeToString(deterministic=True))
+        return self._describe(models)
 
-    def describe(self, models: Mapping[str, ModelProto]) -> Plan:
-        """The plan as the manifest lists it."""
+    def _describe(self, models: Mapping[str, ModelProto]) -> Plan:
         operators = {
             f"ai.onnx:{node.op_type}" for model in models.values() for node in model.graph.node
         }
         return Plan(
             graphs=dict(GRAPHS),
             inputs=tuple(
-                _tensor(value.name, value) for value in self.graphs["step"].builder.inputs
+                graph_tensor(value.name, value) for value in self.graphs["step"].builder.inputs
             ),
             outputs={
-                role: tuple(_tensor(name, value) for name, value in graph.outputs.items())
+                role: tuple(graph_tensor(name, value) for name, value in graph.outputs.items())
                 for role, graph in self.graphs.items()
             },
             blobs=(BASE_FILE,),
@@ -90,18 +79,19 @@ class WholePlan:
         )
 
 
-def _tensor(name: str, value: Value) -> GraphTensor:
+def graph_tensor(name: str, value: Value) -> GraphTensor:
+    """An input or output as the manifest lists it."""
     return GraphTensor.model_validate(
         {"name": name, "dtype": _TYPES[value.dtype], "shape": list(value.shape)}
     )
 
 
-def _adapters(
+def adapters(
     tape: Tape, adaptation: Adaptation, tokens: int, *, trains: bool
 ) -> tuple[dict[str, Adapter], dict[str, Var]]:
     """Adapters by the weight they belong to, and the graph inputs that train."""
     builder = tape.builder
-    adapters: dict[str, Adapter] = {}
+    adapted: dict[str, Adapter] = {}
     trained: dict[str, Var] = {}
 
     def train(name: str, shape: tuple[int | str, ...]) -> Var:
@@ -114,17 +104,17 @@ def _adapters(
         if settings.name == "ravan":
             heads = f"{name}.heads"
             kind = MergedRavanAdapter if merging_pays(layer, tokens) else RavanAdapter
-            adapters[f"{name}.weight"] = kind(
+            adapted[f"{name}.weight"] = kind(
                 train(f"{name}.G", (heads, r, r)),
                 builder.input(f"{name}.A", (heads, r, n)),
                 builder.input(f"{name}.Bt", (heads, r, m)),
             )
         else:
             scale = (settings.alpha or r) / r
-            adapters[f"{name}.weight"] = LoraAdapter(
+            adapted[f"{name}.weight"] = LoraAdapter(
                 train(f"{name}.lora_A", (r, n)), train(f"{name}.lora_B", (m, r)), scale
             )
-    return adapters, trained
+    return adapted, trained
 
 
 def _build(
@@ -135,7 +125,7 @@ def _build(
     tokens: int,
     *,
     step: bool,
-) -> _Graph:
+) -> Graph:
     builder = Builder()
     tape = Tape(builder)
     batch = {
@@ -143,11 +133,11 @@ def _build(
         for name, (shape, dtype) in program.batch.items()
     }
     labels = builder.input("labels", task.label_dims, INT64)
-    adapters, trained = _adapters(tape, adaptation, tokens, trains=step)
+    adapted, trained = adapters(tape, adaptation, tokens, trains=step)
     parameters: dict[str, Var] = {}
     for name, (full, shape) in parts.task_head.items():
         trained[name] = parameters[full] = tape.leaf(builder.input(name, shape), trains=step)
-    output = translate(program, tape, batch, parameters, adapters)
+    output = translate(program, tape, batch, parameters, adapted)
     frozen = {role: builder.parameter(name, shape) for role, (name, shape) in parts.frozen.items()}
     frozen |= {role: builder.constant(number) for role, number in parts.numbers.items()}
     if not step:
@@ -155,13 +145,13 @@ def _build(
         outputs = {name: builder.exact(value) for name, value in scores.items()}
         if task.signature.logits_axes is not None:
             outputs["logits"] = builder.exact(output.value)
-        return _Graph(builder, outputs)
+        return Graph(builder, outputs)
     loss = task.loss(builder, output.value, labels, frozen)
     outputs = {name: builder.exact(value) for name, value in loss.outputs.items()}
     gradients = tape.backward(output, loss.gradient)
     for name, var in trained.items():
         outputs[f"grad.{name}"] = builder.exact(builder.reshape(gradients[var], var.value.shape))
-    return _Graph(builder, outputs)
+    return Graph(builder, outputs)
 
 
 def build_whole(
