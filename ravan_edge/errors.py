@@ -14,6 +14,7 @@
     ├── NumericsError                7  numbers went bad: NaN, infinity, divergence, saturation
     ├── MissingExtraError            8  an extra or a runtime is not installed
     ├── StorageError                 9  disk or network failed
+    │   └── WorkerError              9  a runtime's process died or answered nonsense
     └── InterruptedRunError        130  interrupted by the user; the run can be resumed
 
 A message says what was found, what was expected and what to do. ``where`` names the file, tensor
@@ -38,6 +39,7 @@ __all__ = [
     "StorageError",
     "TensorFileError",
     "UsageError",
+    "WorkerError",
 ]
 
 
@@ -135,6 +137,10 @@ class StorageError(RavanError):
     """Disk or network failed: no space, no permission, an I/O error."""
 
     exit_code = 9
+
+
+class WorkerError(StorageError):
+    """A process that runs a step for this one died, or answered nonsense: that step is lost."""
 
 
 class InterruptedRunError(RavanError):

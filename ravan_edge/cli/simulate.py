@@ -105,7 +105,7 @@ def outcome_lines(request: SimulationRequest, summary: Mapping[str, Any]) -> Ite
         f"{model / upload:,.1f} times an update)"
     )
     devices = summary["devices"]
-    missing = {name: devices[name] for name in ("late", "dropped_out", "bad_numbers")}
+    missing = {name: devices[name] for name in ("late", "dropped_out", "bad_numbers", "crashed")}
     if any(missing.values()):
         yield "Left out  " + ", ".join(
             f"{count} {name.replace('_', ' ')}" for name, count in missing.items() if count

@@ -141,7 +141,7 @@ class DeviceOutcome(NamedTuple):
 
     Args:
         device: Its number.
-        status: ``merged``, ``late``, ``dropped_out`` or ``bad_numbers``.
+        status: ``merged``, ``late``, ``dropped_out``, ``bad_numbers`` or ``crashed``.
         line: Its line of metrics.jsonl, with the final newline.
         loss: Mean loss of its steps, or None.
         seconds: Simulated seconds from the start of the round to the arrival of the update.

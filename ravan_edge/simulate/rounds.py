@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ravan_edge.errors import WorkerError
 from ravan_edge.simulate.clock import DeviceTime
 from ravan_edge.simulate.cohort import drop_outs, sample_cohort
 from ravan_edge.simulate.messages import DeviceOutcome, UseHeads
@@ -21,7 +22,7 @@ from ravan_edge.simulate.workers import WorkerPool
 
 __all__ = ["STATUSES", "RoundReport", "synchronous_round"]
 
-STATUSES = ("merged", "late", "dropped_out", "bad_numbers")
+STATUSES = ("merged", "late", "dropped_out", "bad_numbers", "crashed")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def synchronous_round(
     somebody is missing, the server waits for it until the deadline.
 
     Raises:
+        WorkerError: The runtime crashed with every device that answered; the round is not counted.
         RavanError: A worker failed.
     """
     settings = prepared.data.settings
@@ -64,6 +66,12 @@ def synchronous_round(
     seen[cohort] = True
     pool.open(UseHeads(state.round, state.heads))
     outcomes, total = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
+    if outcomes and all(each.status == "crashed" for each in outcomes):
+        raise WorkerError(
+            f"round {state.round + 1}: the step of every device crashed "
+            f"(device {outcomes[0].device}: {outcomes[0].error})",
+            hint="type the same command again, it goes on from the last finished round",
+        )
     if lost.any():
         outcomes += [
             _dropped_out(prepared, state.round + 1, device, new)

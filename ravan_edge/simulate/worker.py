@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact import open_artifact
-from ravan_edge.errors import NumericsError, RavanError
+from ravan_edge.errors import NumericsError, RavanError, WorkerError
 from ravan_edge.merge import ExactSum
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.plans import RuntimeSettings, open_step
@@ -131,8 +131,9 @@ class Worker:
                 status = "late"
             else:
                 self.collect().add(result.difference, result.training.mask)
-        except NumericsError as bad:
-            status, error, result = "bad_numbers", str(bad), None
+        except (NumericsError, WorkerError) as bad:
+            status = "bad_numbers" if isinstance(bad, NumericsError) else "crashed"
+            error, result = str(bad), None
             time = DeviceTime(download / float(data.clock.download[device]), 0.0, 0.0)
         return device_outcome(
             round=self._version + 1,

@@ -26,6 +26,7 @@ _COLORS = {
     "dropped_out": (Ink.FOURTH, "c4"),
     "late": (Ink.SECOND, "c2"),
     "bad_numbers": (Ink.BAD, "c5"),
+    "crashed": (Ink.BAD, "c5"),
     "no_data": (Ink.THIRD, "c3"),
 }
 

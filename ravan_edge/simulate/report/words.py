@@ -22,6 +22,7 @@ OUTCOMES: Mapping[str, tuple[str, str]] = {
     "dropped_out": ("dropped out", "never answered after its download"),
     "late": ("too late", "finished after the round's deadline"),
     "bad_numbers": ("bad numbers", "NaN, infinity or too large: its update was refused"),
+    "crashed": ("crashed", "the process that ran its step died: its update is lost"),
     "no_data": ("no data", "had no rows to train on"),
 }
 """What can become of a device's round: the short name and what it means, in the order drawn."""

@@ -1,0 +1,360 @@
+"""A plan's step in a process of its own, for runtimes that cannot live in the host's environment.
+
+The host needs numpy only. What runs in the child: :mod:`ravan_edge.plans.worker_serve`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ravan_edge import errors
+from ravan_edge.artifact.opening import Artifact
+from ravan_edge.errors import ArtifactError, MissingExtraError, RavanError, WorkerError
+from ravan_edge.methods.layout import Vector
+from ravan_edge.methods.method import HeadIndices
+from ravan_edge.plans.frames import Frame, read_frame, write_frame
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.worker_serve import BATCH, INPUT, PROTOCOL, installed_version
+
+__all__ = ["WorkerStep"]
+
+_TAIL_BYTES = 4000
+_CLOSING_SECONDS = 5.0
+_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
+_AGAIN = "the next step starts a new process; if it dies again, use smaller micro-batches"
+_KINDS: dict[str, type[RavanError]] = {name: getattr(errors, name) for name in errors.__all__}
+
+
+def _environment(python: str, threads: int) -> dict[str, str]:
+    """The child's environment: our own packages for our own interpreter, else only our code."""
+    environment = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[name] = str(threads)
+    environment.pop("PYTHONPATH", None)
+    code = Path(__file__).absolute().parents[2]
+    if python == sys.executable:
+        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  ("" is the folder)
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    elif code.name not in _PACKAGE_FOLDERS:
+        # A checkout: the same code on both sides. An installed copy stays where it is, or all of
+        # this environment's packages would come with it.
+        environment["PYTHONPATH"] = str(code)
+    return environment
+
+
+class _Child:
+    """One process with the end of what it wrote to standard error."""
+
+    def __init__(self, python: str, module: str, threads: int) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  (an interpreter of ours with our own code)
+            [python, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(python, threads),
+        )
+        assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101
+        self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        self._answers: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        self._tail = b""
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def _listen(self) -> None:
+        pipe = self._process.stderr
+        assert pipe is not None  # noqa: S101
+        while part := pipe.read1(_TAIL_BYTES):  # type: ignore[attr-defined]
+            self._tail = (self._tail + part)[-_TAIL_BYTES:]
+        pipe.close()
+
+    def ask(self, frame: Frame | None) -> Frame:
+        """The answer to a message; None waits for what the child says by itself.
+
+        Raises:
+            EOFError: It died.
+            ValueError: It answered nonsense.
+        """
+        if frame is not None:
+            # A torn pipe shows up when reading: perhaps it still said why.
+            with contextlib.suppress(OSError):
+                write_frame(self._requests, frame)
+        return read_frame(self._answers)
+
+    def end(self, *, kill: bool) -> tuple[int, str]:
+        """End it: its exit code and the last lines it wrote to standard error."""
+        if kill:
+            self._process.kill()
+        with contextlib.suppress(OSError):
+            self._requests.close()
+        try:
+            code = self._process.wait(_CLOSING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._listener.join(_CLOSING_SECONDS)
+        self._answers.close()
+        return code, self._tail.decode("utf-8", "replace").strip()
+
+    def died(self) -> tuple[int, str]:
+        """How it ended, given that its pipe is closed: it may still be on its way out."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_CLOSING_SECONDS)
+        return self.end(kill=True)
+
+
+class WorkerStep:
+    """A plan of an artifact, run by another process; see :class:`ravan_edge.plans.step.Step`.
+
+    The process is started here, so that what is missing shows up at once. If it dies, the step that
+    it was in is lost (``WorkerError``), and the next one starts a new process.
+
+    Args:
+        artifact: An opened artifact; the process opens it again by its folder.
+        plan: The plan's name.
+        settings: Threads and memory behaviour.
+        python: The interpreter that has the runtime.
+        module: Calls :func:`ravan_edge.plans.worker_serve.serve` when run with ``-m``.
+        hint: The command that makes or mends the interpreter's environment.
+
+    Raises:
+        MissingExtraError: The process does not come up: something is not installed there.
+        ArtifactError: The artifact has no such plan, or the runtime refuses it.
+        RavanError: What else the process reports.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        plan: str,
+        settings: RuntimeSettings,
+        *,
+        python: str,
+        module: str,
+        hint: str | None = None,
+    ) -> None:
+        if plan not in artifact.manifest.plans:
+            raise ArtifactError(
+                f"no plan {plan!r}; found {', '.join(artifact.manifest.plans) or 'none'}",
+                where=str(artifact.folder),
+                hint=f"export it with --plans {plan}",
+            )
+        self._artifact = artifact
+        self._plan = plan
+        self._settings = settings
+        self._python = python
+        self._module = module
+        self._hint = hint
+        self._running: dict[str, HeadIndices] = {}
+        self._child: _Child | None = None
+        self._runtime = ""
+        self._start()
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process that runs it now."""
+        return None if self._child is None else self._child.process_id
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of what runs there."""
+        return self._runtime
+
+    # -- the process ----------------------------------------------------------------------------
+
+    def _start(self) -> _Child:
+        try:
+            self._child = _Child(self._python, self._module, self._settings.threads)
+        except OSError as error:
+            raise MissingExtraError(
+                f"the runtime of plan {self._plan!r} cannot be started: {error.strerror}",
+                where=self._python,
+                hint=self._hint,
+            ) from error
+        self._greet(self._child)
+        opening = {
+            "folder": str(self._artifact.folder.absolute()),
+            "settings": dataclasses.asdict(self._settings),
+        }
+        try:
+            opened = self._exchange(Frame("open", opening), "opened").fields
+        except RavanError:
+            self.close()
+            raise
+        self._runtime = f"{opened.get('runtime')} {opened.get('runtime_version')}"
+        if self._running:
+            self._exchange(Frame("use_heads", arrays=self._running), "done")
+        return self._child
+
+    def _greet(self, child: _Child) -> None:
+        """Check that the process is there and speaks as this one does."""
+        message = None
+        try:
+            hello = child.ask(None)
+            theirs = hello.fields.get("protocol"), hello.fields.get("ravan_edge")
+            ours = PROTOCOL, installed_version("ravan-edge")
+            if (
+                hello.op != "hello"
+                or theirs[0] != ours[0]
+                or ("" not in (*theirs, *ours) and theirs != ours)
+            ):
+                message = f"has ravan-edge {theirs[1]} (messages {theirs[0]}), here is {ours[1]} ({ours[0]})"
+        except (EOFError, OSError):
+            message = "ended before it could say anything"
+        except ValueError as error:
+            message = f"answers nonsense: {error}"
+        except BaseException:
+            self._drop()
+            raise
+        if message is not None:
+            _, tail = child.died()
+            self._child = None
+            last = tail.splitlines()[-1] if tail else ""
+            raise MissingExtraError(
+                f"the runtime's process of plan {self._plan!r} {message}"
+                + (f": {last}" if last else ""),
+                where=self._python,
+                hint=self._hint,
+            )
+
+    def _drop(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.end(kill=True)
+
+    def _exchange(self, frame: Frame, expected: str) -> Frame:
+        """The answer of the kind expected.
+
+        Raises:
+            WorkerError: The process died, or answered something else.
+            RavanError: What it raised.
+        """
+        child = self._child
+        if child is None:
+            child = self._start()
+        try:
+            answer = child.ask(frame)
+        except (EOFError, OSError):
+            self._died(child)
+        except ValueError as error:
+            self._drop()
+            raise self._error(f"answers nonsense: {error}") from error
+        except BaseException:  # its next answer would be to the wrong question
+            self._drop()
+            raise
+        if answer.op == "error":
+            raise self._raised(answer.fields)
+        if answer.op != expected:
+            self._drop()
+            raise self._error(f"answers {answer.op!r} to {frame.op!r}")
+        return answer
+
+    def _died(self, child: _Child) -> NoReturn:
+        code, tail = child.died()
+        self._child = None
+        how = f"ended by itself with code {code}"
+        if code < 0:
+            how = f"was ended by {_signal_name(-code)}"
+        if code == -getattr(signal, "SIGKILL", 9):
+            how += ": by somebody, or because memory ran out"
+        raise self._error(how + (f"; its last words: {tail[-500:]!r}" if tail else ""))
+
+    def _error(self, what: str) -> WorkerError:
+        return WorkerError(f"the runtime's process of plan {self._plan!r} {what}", hint=_AGAIN)
+
+    def _raised(self, fields: Mapping[str, Any]) -> RavanError:
+        kind = _KINDS.get(str(fields.get("kind")))
+        message = str(fields.get("message"))
+        where, hint = (
+            None if (text := fields.get(key)) is None else str(text) for key in ("where", "hint")
+        )
+        if kind is None:
+            return self._error(f"failed: {message}")
+        return kind(message, where=where, hint=hint)
+
+    # -- the step -------------------------------------------------------------------------------
+
+    def use_heads(self, running: Mapping[str, HeadIndices]) -> None:
+        """Run these heads of each layer from now on."""
+        changed = {
+            layer: np.array(heads)
+            for layer, heads in running.items()
+            if (known := self._running.get(layer)) is None or not np.array_equal(known, heads)
+        }
+        if not changed:
+            return
+        if self._child is not None:  # a new process is told all of them when it starts
+            self._exchange(Frame("use_heads", arrays=changed), "done")
+        self._running.update(changed)
+
+    def _ask(
+        self,
+        op: str,
+        expected: str,
+        batch: Mapping[str, NDArray[Any]],
+        trainables: Mapping[str, Vector],
+    ) -> tuple[float, int, dict[str, float], dict[str, NDArray[Any]]]:
+        arrays = {f"{BATCH}{name}": array for name, array in batch.items()}
+        arrays |= {f"{INPUT}{name}": array for name, array in trainables.items()}
+        answer = self._exchange(Frame(op, arrays=arrays), expected)
+        try:
+            sums = answer.fields
+            metrics = {str(name): float(item) for name, item in sums["metrics"].items()}
+            return float(sums["loss_sum"]), int(sums["count"]), metrics, dict(answer.arrays)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._drop()
+            raise self._error(f"answers nonsense: {error}") from error
+
+    def train(
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
+    ) -> StepResult:
+        """Loss sum, count, metrics and gradients of the sum for one batch."""
+        return StepResult(*self._ask("train", "trained", batch, trainables))
+
+    def evaluate(
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
+    ) -> Evaluation:
+        """Loss sum, count, metrics and logits of one batch."""
+        loss, count, metrics, arrays = self._ask("evaluate", "evaluated", batch, trainables)
+        return Evaluation(loss, count, metrics, arrays.get("logits"))
+
+    def close(self) -> None:
+        """End the process."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end(kill=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

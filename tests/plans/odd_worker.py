@@ -1,0 +1,91 @@
+"""The child of tests/plans/test_worker_step.py: plan ``whole`` with bad habits.
+
+``ODD_WORKER`` says which: ``silent`` ends at once, ``stranger`` is of another version, ``babble``
+answers what is no message. A batch with a ``trick`` makes the step do worse.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ravan_edge.artifact.opening import Artifact
+from ravan_edge.errors import DataError, NumericsError
+from ravan_edge.methods.layout import Vector
+from ravan_edge.plans.frames import Frame, write_frame
+from ravan_edge.plans.step import RuntimeSettings, StepResult
+from ravan_edge.plans.whole import WholeStep
+from ravan_edge.plans.worker_serve import serve
+
+TRICKS = ("kill", "segfault", "exit", "numerics", "bug", "memory", "chatter")
+
+
+class OddStep(WholeStep):
+    """Plan ``whole`` with tricks."""
+
+    def train(
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
+    ) -> StepResult:
+        plain = dict(batch)
+        trick = plain.pop("trick", None)
+        if trick is not None:
+            _play(TRICKS[int(trick)])
+        return super().train(plain, trainables)
+
+
+def _play(trick: str) -> None:
+    if trick == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if trick == "segfault":
+        print("something is about to happen", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if trick == "exit":
+        os._exit(3)
+    if trick == "numerics":
+        raise NumericsError("went bad", where="round 3", hint="lower it")
+    if trick == "bug":
+        raise ZeroDivisionError("a bug")
+    if trick == "memory":
+        raise MemoryError
+    if trick == "chatter":
+        print("x" * 100_000, flush=True)
+        print("y" * 100_000, file=sys.stderr, flush=True)
+
+
+def _open(artifact: Artifact, settings: RuntimeSettings) -> OddStep:
+    if os.environ.get("ODD_WORKER") == "refuses":
+        raise DataError("not this one", where="here")
+    return OddStep(artifact, settings)
+
+
+def main() -> None:
+    habit = os.environ.get("ODD_WORKER", "")
+    if habit == "silent":
+        raise SystemExit("no module named anything")
+    if habit == "stranger":
+        write_frame(sys.stdout.buffer, Frame("hello", {"protocol": 99, "ravan_edge": "9.9"}))
+    elif habit == "noise":
+        sys.stdout.write("Welcome to this runtime! " * 10)
+        sys.stdout.flush()
+    elif habit == "babble":
+        write_frame(sys.stdout.buffer, Frame("hello", {"protocol": 1, "ravan_edge": ""}))
+        write_frame(sys.stdout.buffer, Frame("opened", {}))
+        sys.stdout.write("loss: 3.5 " * 10)
+        sys.stdout.flush()
+        sys.stdin.read()
+    elif habit in {"wrong", "hollow"}:
+        write_frame(sys.stdout.buffer, Frame("hello", {"protocol": 1, "ravan_edge": ""}))
+        write_frame(sys.stdout.buffer, Frame("opened", {}))
+        write_frame(sys.stdout.buffer, Frame("trained" if habit == "hollow" else "done", {}))
+        sys.stdin.read()
+    else:
+        serve(_open, distribution="onnxruntime")
+
+
+if __name__ == "__main__":
+    main()
