@@ -41,7 +41,10 @@ def export(
     task: Annotated[str, typer.Option("--task", help="What the model learns.")] = (
         "text-classification"
     ),
-    plans: Annotated[str, typer.Option("--plans", help="Ways to compute the step.")] = "whole",
+    plans: Annotated[
+        str,
+        typer.Option("--plans", help="Ways to compute the step, separated by commas."),
+    ] = "whole",
     name: Annotated[
         str | None,
         typer.Option("--name", help="What the manifest calls the model.", show_default=False),
@@ -84,6 +87,8 @@ def export(
         seed=settings.seed,
         tokens=settings.tokens,
         loss_slices=settings.loss_slices,
+        plan_rows=settings.plan_rows,
+        plan_length=settings.plan_length,
     )
     if as_json:
         typer.echo(json.dumps(_document(exported), indent=2, ensure_ascii=False))

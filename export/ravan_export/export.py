@@ -191,6 +191,8 @@ def export_artifact(
     seed: int = ExportSettings.seed,
     tokens: int = ExportSettings.tokens,
     loss_slices: int = ExportSettings.loss_slices,
+    plan_rows: int = ExportSettings.plan_rows,
+    plan_length: int = ExportSettings.plan_length,
     plans: Sequence[str] = ("whole",),
     name: str | None = None,
     task_head: Mapping[str, Array] | None = None,
@@ -221,7 +223,9 @@ def export_artifact(
         tokens: How many a step usually has, padding included. Any number works; the graph is laid
             out so that this one is fastest.
         loss_slices: In how many parts a loss over a vocabulary is computed, one after the other.
-        plans: ``whole``.
+        plan_rows: Rows of a step in plans whose sizes are fixed.
+        plan_length: Tokens of a row in such plans.
+        plans: ``whole``, and others of ``ravan_export.plans.FURTHER_PLANS``.
         name: What the manifest calls the model; None: the hub id or the folder's name.
         task_head: Initial values of ``task_head.*``; None: the checkpoint's, or 0.
         threads: Of the check.
@@ -244,6 +248,8 @@ def export_artifact(
         seed=seed,
         tokens=tokens,
         loss_slices=loss_slices,
+        plan_rows=plan_rows,
+        plan_length=plan_length,
     )
     doing = _task(task, labels, options)
     further = check_plans(plans)

@@ -63,6 +63,20 @@ class ExportSettings:
         maximum=1024,
         group=_GROUP,
     )
+    plan_rows: int = option(
+        8,
+        "Rows of a step in plans whose sizes are fixed (executorch). Larger batches take several.",
+        minimum=1,
+        maximum=4096,
+        group=_GROUP,
+    )
+    plan_length: int = option(
+        128,
+        "Tokens of a row in such plans. Shorter rows are padded to it, longer ones refused.",
+        minimum=1,
+        maximum=1 << 20,
+        group=_GROUP,
+    )
 
     def __post_init__(self) -> None:
         check_options(self)

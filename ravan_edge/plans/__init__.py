@@ -1,12 +1,13 @@
 """Plans: the ways to compute a training step, all behind one protocol."""
 
-from ravan_edge.plans.registry import PLANS, open_step
+from ravan_edge.plans.registry import PLANS, PlanKind, open_step
 from ravan_edge.plans.step import Evaluation, RuntimeSettings, Step, StepResult
 from ravan_edge.plans.whole import WholeStep
 
 __all__ = [
     "PLANS",
     "Evaluation",
+    "PlanKind",
     "RuntimeSettings",
     "Step",
     "StepResult",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,8 +39,13 @@ class Builder:
     ``Builder.op`` is the only place that adds a node. It returns the earlier result when the same
     operator was already applied to the same tensors, so that rules need not share intermediate
     results by hand.
+
+    Args:
+        sizes: Of named dimensions, for a runtime whose sizes are fixed when the model is exported.
+            Empty: they are read from the inputs when the graph runs.
     """
 
+    sizes: Mapping[str, int] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, NDArray[np.generic]] = field(default_factory=dict)
@@ -56,7 +61,11 @@ class Builder:
         self.inputs.append(value)
         for axis, dim in enumerate(shape):
             if isinstance(dim, str) and dim not in self._dims:
-                self._dims[dim] = self.op("Shape", [name], (1,), INT64, start=axis, end=axis + 1)
+                self._dims[dim] = (
+                    self.constant([self.sizes[dim]])
+                    if dim in self.sizes
+                    else self.op("Shape", [name], (1,), INT64, start=axis, end=axis + 1)
+                )
         return value
 
     def parameter(self, name: str, shape: tuple[int, ...], dtype: int = FLOAT) -> Value:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from ravan_edge.artifact.manifest import Plan
 from ravan_edge.errors import UsageError
 from ravan_export.plans.context import PlanContext
+from ravan_export.plans.executorch import write_executorch
 
 __all__ = ["FURTHER_PLANS", "check_plans"]
 
-FURTHER_PLANS: Mapping[str, Callable[[PlanContext], Plan]] = {}
+FURTHER_PLANS: Mapping[str, Callable[[PlanContext], Plan]] = {
+    "executorch": write_executorch,
+}
 
 
 def check_plans(plans: Sequence[str]) -> tuple[str, ...]:

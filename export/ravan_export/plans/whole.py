@@ -24,7 +24,7 @@ from ravan_export.rules.registry import Adapter
 from ravan_export.tasks import Task
 from ravan_export.translate import ELEMENT_TYPES, translate
 
-__all__ = ["GRAPHS", "Graph", "WholePlan", "adapters", "build_whole", "graph_tensor"]
+__all__ = ["GRAPHS", "Graph", "WholePlan", "adapters", "build_graph", "build_whole", "graph_tensor"]
 
 GRAPHS = {"step": "plans/whole/step.onnx", "eval": "plans/whole/eval.onnx"}
 _TYPES = {FLOAT: "float32", INT64: "int64"}
@@ -117,7 +117,7 @@ def adapters(
     return adapted, trained
 
 
-def _build(
+def build_graph(
     program: Program,
     adaptation: Adaptation,
     task: Task,
@@ -125,8 +125,20 @@ def _build(
     tokens: int,
     *,
     step: bool,
+    sizes: Mapping[str, int] | None = None,
 ) -> Graph:
-    builder = Builder()
+    """The training step, or the evaluation.
+
+    Args:
+        program: The model's forward pass.
+        adaptation: What trains.
+        task: How the loss is formed.
+        parts: Tensors that the task adds.
+        tokens: How many a step usually has: decides the cheaper order of an adapter's products.
+        step: Whether gradients are wanted.
+        sizes: Of dynamic dimensions, where the runtime fixes them.
+    """
+    builder = Builder(sizes=sizes or {})
     tape = Tape(builder)
     batch = {
         name: builder.input(name, shape, ELEMENT_TYPES[dtype])
@@ -171,7 +183,7 @@ def build_whole(
         tokens: How many a step usually has: decides the cheaper order of an adapter's products.
     """
     graphs = {
-        role: _build(program, adaptation, task, parts, tokens, step=role == "step")
+        role: build_graph(program, adaptation, task, parts, tokens, step=role == "step")
         for role in GRAPHS
     }
     names = [

@@ -7,11 +7,12 @@ is computed from the sizes of what the slice before it returned, so that no runt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ravan_export.graph import Builder, Value
-from ravan_export.graph.value import BOOL, INT64
+from ravan_export.graph.value import BOOL, FLOAT, INT64
 from ravan_export.tasks.task import IGNORED, Loss
 
 __all__ = ["VocabularyLoss", "next_tokens"]
@@ -81,6 +82,8 @@ class VocabularyLoss:
         flat = b.reshape(targets, ("tokens",))
         ignored = b.binary("Equal", flat, b.reshape(b.constant([IGNORED]), ()), BOOL)
         kept = b.unary("Not", ignored)
+        if b.sizes:
+            return self._at_all_positions(hidden, flat, kept)
         places = b.reshape(b.op("NonZero", [kept.name], (1, _COUNTED), INT64), (_COUNTED,))
         words = b.op("Gather", [b.name(flat), places.name], (_COUNTED,), INT64, axis=0)
         rows = b.settled(b.as_rows(hidden))
@@ -98,6 +101,48 @@ class VocabularyLoss:
             return Loss(outputs, hidden)
         found = [part.gradient.name for part in parts if part.gradient is not None]
         return Loss(outputs, self._put_back(found, kept, total, hidden))
+
+    def _at_all_positions(self, hidden: Value, flat: Value, kept: Value) -> Loss:
+        """The same where sizes are fixed: slices of all positions, and what does not count is zeroed.
+
+        Such a runtime computes in the order of the graph, so nothing holds slices back.
+        """
+        b, width = self.builder, hidden.shape[-1]
+        total = math.prod(b.sizes[str(dim)] for dim in hidden.shape[:-1])
+        rows = b.settled(b.as_rows(hidden))
+        words = b.where(kept, flat, b.reshape(b.constant([0]), ()))
+        weights = b.cast(kept, FLOAT)
+        losses, hits, gradients = [], [], []
+        for number in range(self.slices):
+            start, end = total * number // self.slices, total * (number + 1) // self.slices
+            if start == end:
+                continue
+            ends = [b.constant([start]).name, b.constant([end]).name, b.constant([0]).name]
+            size = end - start
+            weight = b.op("Slice", [weights.name, *ends], (size,))
+            part = self._slice(
+                b.op("Slice", [rows.name, *ends], (size, width)),
+                b.op("Slice", [b.name(words), *ends], (size,), INT64),
+            )
+            losses.append(b.name(b.mul(part.losses, weight)))
+            hits.append(b.name(b.mul(b.cast(part.hits, FLOAT), weight)))
+            if part.gradient is not None:
+                gradients.append(b.name(b.mul(part.gradient, b.reshape(weight, (size, 1)))))
+
+        def summed(names: list[str]) -> Value:
+            joined = b.op("Concat", names, (total,), axis=0)
+            return b.reduce("ReduceSum", joined, (0,), keep=False)
+
+        outputs = {
+            "loss_sum": summed(losses).times(-1.0),
+            "count": b.reduce("ReduceSum", b.cast(kept, INT64), (0,), keep=False),
+            "correct": b.cast(summed(hits), INT64),
+        }
+        if not self.gradient:
+            return Loss(outputs, hidden)
+        return Loss(
+            outputs, b.reshape(b.op("Concat", gradients, (total, width), axis=0), hidden.shape)
+        )
 
     def _slices(self, h: Value, words: Value, total: Value) -> list[_Slice]:
         b, width = self.builder, h.shape[-1]
