@@ -3,15 +3,21 @@
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 2
 
+# Python 3.11 or 3.12: onnxruntime-training has no newer wheels.
+ORT_PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+
+ORT_VENV  := .venv-ort-training
+ORT_STAMP := $(ORT_VENV)/.installed
 
 # Two test processes on two cores: one thread each, or they fight.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full soak lint format bench bench-federated clean
+.PHONY: help install ort-training demo test test-full soak lint format bench bench-federated clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +31,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $@
 
+ort-training: $(ORT_STAMP)  ## .venv-ort-training, the environment of that plan (under a minute)
+
+$(ORT_STAMP): pyproject.toml constraints-ort-training.txt
+	@test -n "$(ORT_PYTHON)" && "$(ORT_PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "Python 3.11 or 3.12 is needed; name one with make ort-training ORT_PYTHON=/path/to/python3"; exit 2; }
+	test -x $(ORT_VENV)/bin/python || "$(ORT_PYTHON)" -m venv $(ORT_VENV)
+	$(ORT_VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints-ort-training.txt -e '.[ort-training]'
+	@touch $@
+
 demo: install  ## the main job on real data: export, simulate 20 devices, report in runs/demo
 	$(BIN)/ravan demo
 
-test: install  ## what must pass before a commit: at most 10 minutes on 2 cores
+test: install ort-training  ## what must pass before a commit: at most 10 minutes on 2 cores
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" --cov --cov-report=term
 
-test-full: install  ## the slow tests, which `make test` leaves out
+test-full: install ort-training  ## the slow tests, which `make test` leaves out
 	$(BIN)/python -m pytest -m "slow and not soak"
 
 soak: install  ## the tests that take many minutes
@@ -52,6 +67,6 @@ bench: install  ## how fast and how large: step, export, simulation (about half 
 bench-federated: install  ## how good: all methods and plain torch, 3 seeds (hours; resumable)
 	$(BIN)/python -m bench.federated
 
-clean:  ## caches and builds; .venv and runs stay
+clean:  ## caches and builds; environments and runs stay
 	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -261,16 +261,23 @@ def test_no_text_names_a_machine_or_a_registry() -> None:
     assert not found, "\n".join(found)
 
 
-def test_constraints_pin_every_direct_dependency() -> None:
+# Extras with an environment of their own, and its versions.
+APART = {"ort-training": "constraints-ort-training.txt"}
+CONSTRAINTS = ["constraints.txt", *APART.values()]
+
+
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_constraints_pin_every_direct_dependency(file: str) -> None:
     pinned = {
         line.split("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+        for line in (ROOT / file).read_text("utf-8").splitlines()
         if line and not line.startswith("#")
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"]]
-    for extra in project["optional-dependencies"].values():
-        wanted += extra
+    for extra, requirements in project["optional-dependencies"].items():
+        if APART.get(extra, "constraints.txt") == file:
+            wanted += requirements
     names = {re.split(r"[\[<>=!~ ]", requirement)[0].lower() for requirement in wanted}
     assert names - {"ravan-edge"} <= pinned
 
@@ -318,8 +325,9 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert third_parties(ROOT / "tests") | third_parties(ROOT / "bench") <= declared("dev")
 
 
-def test_constraints_name_no_package_of_one_platform() -> None:
-    text = (ROOT / "constraints.txt").read_text("utf-8")
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_constraints_name_no_package_of_one_platform(file: str) -> None:
+    text = (ROOT / file).read_text("utf-8")
     pins = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line) for line in pins)
     assert not [line for line in pins if line.startswith(("nvidia-", "cuda-", "triton="))]

@@ -78,5 +78,6 @@ class PlanForm:
 PLAN_FORMS: Mapping[str, PlanForm] = {
     "whole": PlanForm(frozenset({"step", "eval"}), 18, host_bases=True),
     "executorch": PlanForm(frozenset({"step", "eval"}), None, host_bases=False),
+    "ort-training": PlanForm(frozenset({"step", "eval"}), 18, host_bases=False),
 }
 """By plan. A reader ignores plans that are not here, and does not run them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import UsageError
 from ravan_edge.plans.executorch import open_executorch
+from ravan_edge.plans.ort_training import OrtTrainingStep
 from ravan_edge.plans.step import RuntimeSettings, Step
 from ravan_edge.plans.whole import WholeStep
 
@@ -38,6 +39,14 @@ PLANS: Mapping[str, PlanKind] = {
             "any size: rows and tokens are fixed at export; smaller batches are padded, longer rows refused",
             "fewer heads: all run, those left out with zeros, so a smaller budget saves no time",
             "sharing the base: every process packs its own copy, and the data file is a second one",
+        ),
+    ),
+    "ort-training": PlanKind(
+        OrtTrainingStep,
+        "onnxruntime-training 1.19.2",
+        (
+            "run beside onnxruntime: it needs an environment of its own, with Python 3.12 at most",
+            "fewer heads: all run, those left out with zeros, so a smaller budget saves no time",
         ),
     ),
 }

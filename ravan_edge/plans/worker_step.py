@@ -29,7 +29,7 @@ from ravan_edge.plans.frames import Frame, read_frame, write_frame
 from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import BATCH, INPUT, PROTOCOL, installed_version
 
-__all__ = ["WorkerStep"]
+__all__ = ["WorkerStep", "child_environment"]
 
 _TAIL_BYTES = 4000
 _CLOSING_SECONDS = 5.0
@@ -38,7 +38,7 @@ _AGAIN = "the next step starts a new process; if it dies again, use smaller micr
 _KINDS: dict[str, type[RavanError]] = {name: getattr(errors, name) for name in errors.__all__}
 
 
-def _environment(python: str, threads: int) -> dict[str, str]:
+def child_environment(python: str, threads: int) -> dict[str, str]:
     """The child's environment: our own packages for our own interpreter, else only our code."""
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -64,7 +64,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(python, threads),
+            env=child_environment(python, threads),
         )
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101

@@ -45,8 +45,7 @@ class Case:
         vocabulary: Token ids are below it; those below 5 may be special.
         labels: How many the task has.
         options: Further options of the export.
-        quick: Whether plan `whole` has it in `make test`; all are in `make test-full`.
-        every_plan: Whether the other plans have it there too.
+        quick: Whether it is in `make test`; all are in `make test-full`.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Case:
     labels: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = True
-    every_plan: bool = False
 
 
 def _classifier(kind: str) -> Callable[[Path], None]:
@@ -91,7 +89,7 @@ CASES: tuple[Case, ...] = (
     Case("bert", "text-classification", _classifier("bert")),
     Case("roberta", "text-classification", _classifier("roberta")),
     Case("distilbert", "text-classification", _classifier("distilbert"), quick=False),
-    Case("sentence", "text-classification", save_sentence_encoder, every_plan=True),
+    Case("sentence", "text-classification", save_sentence_encoder),
     Case("bert-words", "token-classification", _tagger("bert")),
     Case("roberta-words", "token-classification", _tagger("roberta"), quick=False),
     Case("distilbert-words", "token-classification", _tagger("distilbert"), quick=False),

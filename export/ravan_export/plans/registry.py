@@ -8,11 +8,13 @@ from ravan_edge.artifact.manifest import Plan
 from ravan_edge.errors import UsageError
 from ravan_export.plans.context import PlanContext
 from ravan_export.plans.executorch import write_executorch
+from ravan_export.plans.ort_training import write_ort_training
 
 __all__ = ["FURTHER_PLANS", "check_plans"]
 
 FURTHER_PLANS: Mapping[str, Callable[[PlanContext], Plan]] = {
     "executorch": write_executorch,
+    "ort-training": write_ort_training,
 }
 
 
