@@ -131,19 +131,27 @@ class Side(Protocol):
 
 
 class ArtifactSide:
-    """The artifact's plan ``whole`` on onnxruntime, in micro-batches."""
+    """A plan of the artifact, in micro-batches."""
 
     def __init__(
-        self, shape: Shape, artifact: str, micro: int, *, prepack: bool, arena: bool, threads: int
+        self,
+        shape: Shape,
+        artifact: str,
+        micro: int,
+        *,
+        prepack: bool,
+        arena: bool,
+        threads: int,
+        plan: str = "whole",
     ) -> None:
         from ravan_edge.artifact.opening import open_artifact
         from ravan_edge.methods.registry import method_for
+        from ravan_edge.plans.registry import open_step
         from ravan_edge.plans.step import RuntimeSettings
-        from ravan_edge.plans.whole import WholeStep
 
         opened = open_artifact(Path(artifact), check_digests=False)
         settings = RuntimeSettings(threads=threads, arena=arena, prepack=prepack)
-        self._step = WholeStep(opened, settings)
+        self._step = open_step(opened, plan, settings)
         method = method_for(opened.manifest)
         heads = method.start_round(method.layout.pack(opened.initial_heads()))
         heads += 0.01 * np.random.default_rng(1).standard_normal(heads.size).astype(np.float32)
@@ -155,6 +163,11 @@ class ArtifactSide:
             {name: array[start : start + micro] for name, array in whole.items()}
             for start in range(0, shape.rows, micro)
         ]
+
+    @property
+    def process_id(self) -> int:
+        """Of the process that computes: this one, or the plan's own."""
+        return getattr(self._step, "process_id", None) or os.getpid()
 
     def step(self) -> float:
         """One step, gradients of micro-batches summed."""
@@ -363,7 +376,7 @@ def main() -> None:
         verb, _, rest = line.strip().partition(" ")
         if verb == "load":
             side = _build(kind, shape, json.loads(rest))
-            answer({"loaded": True})
+            answer({"loaded": True, "process": getattr(side, "process_id", os.getpid())})
         elif side is not None:
             start, value = time.perf_counter(), 0.0
             steps = int(rest)

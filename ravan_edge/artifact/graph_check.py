@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ravan_edge.artifact.graph_file import GraphFile, GraphInitializer, GraphValue, read_graph
 from ravan_edge.artifact.manifest import GraphTensor, Plan
+from ravan_edge.artifact.signature import PlanForm
 from ravan_edge.artifact.tensor_header import ELEMENT_BYTES, TensorHeader
 from ravan_edge.errors import ArtifactError
 
 __all__ = ["check_graphs", "graph_operators"]
 
-_OWN_DOMAINS = ("", "ai.onnx")
 _MAX_IR_VERSION = 10
 _BASE = "base.safetensors"
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,15}")
@@ -32,13 +32,18 @@ def graph_operators(graph: GraphFile) -> set[str]:
     return {f"{domain or 'ai.onnx'}:{name}" for domain, name in graph.operators}
 
 
-def check_graphs(folder: Path, plan: Plan, base: TensorHeader) -> None:
+def check_graphs(folder: Path, plan: Plan, base: TensorHeader, form: PlanForm) -> None:
     """Check every graph of a plan against the manifest and the base.
+
+    The runtime of a plan whose host does not feed the bases has parameters of its own among its
+    graphs' inputs, so those are not compared with the manifest's. ONNX files among its blobs (an
+    optimiser) count as graphs.
 
     Args:
         folder: The artifact.
         plan: A plan of its manifest.
         base: The header of ``base.safetensors``.
+        form: What such a plan may hold.
 
     Raises:
         ArtifactError: A graph breaks a rule; names the file and what was found.
@@ -48,9 +53,11 @@ def check_graphs(folder: Path, plan: Plan, base: TensorHeader) -> None:
         for spec in base.specs.values()
     }
     operators: set[str] = set()
-    for role, path in plan.graphs.items():
+    files: list[tuple[str | None, str]] = list(plan.graphs.items())
+    files += [(None, path) for path in plan.blobs if path.endswith(".onnx")]
+    for role, path in files:
         graph = read_graph(folder / path)
-        for message in _violations(graph, plan, role, ranges):
+        for message in _violations(graph, plan, role if form.host_bases else None, form, ranges):
             raise ArtifactError(message, where=str(folder / path), hint="export the artifact again")
         operators |= graph_operators(graph)
     if operators != set(plan.operators):
@@ -63,18 +70,27 @@ def check_graphs(folder: Path, plan: Plan, base: TensorHeader) -> None:
 
 
 def _violations(
-    graph: GraphFile, plan: Plan, role: str, ranges: set[tuple[int, int, str]]
+    graph: GraphFile,
+    plan: Plan,
+    role: str | None,
+    form: PlanForm,
+    ranges: set[tuple[int, int, str]],
 ) -> Iterator[str]:
     if not 1 <= graph.ir_version <= _MAX_IR_VERSION:
         yield f"IR version {graph.ir_version}, expected at most {_MAX_IR_VERSION}"
-    if len(graph.opsets) != 1 or graph.opsets[0][0] not in _OWN_DOMAINS:
+    foreign = sorted(form.domains - {"", "ai.onnx"})
+    own = [version for domain, version in graph.opsets if domain in {"", "ai.onnx"}]
+    others = [domain for domain, _ in graph.opsets if domain not in {"", "ai.onnx"}]
+    if len(own) != 1 or len(set(others)) != len(others) or not set(others) <= set(foreign):
         domains = ", ".join(repr(domain or "ai.onnx") for domain, _ in graph.opsets)
-        yield f"opsets of {domains or 'no domain'}, expected one of ai.onnx"
-    elif graph.opsets[0][1] != plan.opset:
-        yield f"opset {graph.opsets[0][1]}, expected {plan.opset}"
+        more = f", at most with {', '.join(foreign)}" if foreign else ""
+        yield f"opsets of {domains or 'no domain'}, expected one of ai.onnx{more}"
+    elif own[0] != plan.opset:
+        yield f"opset {own[0]}, expected {plan.opset}"
     for domain, name in graph.operators:
-        if domain not in _OWN_DOMAINS:
-            yield f"operator {f'{domain}:{name}'!r}, expected none outside ai.onnx"
+        if domain not in form.domains:
+            outside = " and ".join(["ai.onnx", *foreign])
+            yield f"operator {f'{domain}:{name}'!r}, expected none outside {outside}"
     if graph.functions:
         yield f"{graph.functions} local functions or training graphs, expected none"
     if graph.sparse:
@@ -85,8 +101,9 @@ def _violations(
         if tensor.external is not None:
             yield f"tensor {tensor.name!r} of a node is external data: only initializers may be"
     yield from _initializers(graph, ranges)
-    yield from _values("input", graph.inputs, plan.inputs)
-    yield from _values("output", graph.outputs, plan.outputs[role])
+    if role is not None:
+        yield from _values("input", graph.inputs, plan.inputs)
+        yield from _values("output", graph.outputs, plan.outputs[role])
 
 
 def _initializers(graph: GraphFile, ranges: set[tuple[int, int, str]]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ravan_edge.artifact.graph_check import check_graphs
 from ravan_edge.artifact.heads import load_heads
 from ravan_edge.artifact.manifest import MANIFEST_MAX_BYTES, Manifest, parse_manifest
+from ravan_edge.artifact.signature import PLAN_FORMS
 from ravan_edge.artifact.tensor_file import (
     BASE_BOUNDS,
     TensorHeader,
@@ -134,8 +135,9 @@ def open_artifact(folder: Path, *, check_digests: bool = True) -> Artifact:
     if check_digests:
         load_heads(folder / HEADS_NAME, manifest, digest)
         for name, plan in manifest.plans.items():
-            if name == "whole":
-                check_graphs(folder, plan, base_header)
+            form = PLAN_FORMS.get(name)
+            if form is not None and form.domains:
+                check_graphs(folder, plan, base_header, form)
     return Artifact(folder, manifest, digest, base_header, map_tensors(base_path, BASE_BOUNDS))
 
 

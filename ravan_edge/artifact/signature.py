@@ -68,16 +68,22 @@ class PlanForm:
         opset: Of its graphs, where they are ONNX for stock runtimes; else None.
         host_bases: Whether the host feeds the bases, so that the number of heads K is dynamic. Else
             they lie in the plan's files and every head runs: K is h.
+        domains: Whose operators its ONNX files may use; none: it has no such files.
     """
 
     roles: frozenset[str]
     opset: int | None
     host_bases: bool
+    domains: frozenset[str] = frozenset()
 
+
+_ONNX = frozenset({"", "ai.onnx"})
 
 PLAN_FORMS: Mapping[str, PlanForm] = {
-    "whole": PlanForm(frozenset({"step", "eval"}), 18, host_bases=True),
+    "whole": PlanForm(frozenset({"step", "eval"}), 18, host_bases=True, domains=_ONNX),
     "executorch": PlanForm(frozenset({"step", "eval"}), None, host_bases=False),
-    "ort-training": PlanForm(frozenset({"step", "eval"}), 18, host_bases=False),
+    "ort-training": PlanForm(
+        frozenset({"step", "eval"}), 18, host_bases=False, domains=_ONNX | {"com.microsoft"}
+    ),
 }
 """By plan. A reader ignores plans that are not here, and does not run them."""

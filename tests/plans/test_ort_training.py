@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from ravan_edge.artifact import Artifact, open_artifact
+from ravan_edge.artifact.graph_check import check_graphs
 from ravan_edge.artifact.manifest import Role
+from ravan_edge.artifact.signature import PLAN_FORMS
+from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
 from ravan_edge.errors import ArtifactError, MissingExtraError, ModelError, NumericsError
 from ravan_edge.methods import method_for
 from ravan_edge.plans import RuntimeSettings, open_step
@@ -199,6 +202,41 @@ def test_a_model_that_the_runtime_cannot_load(
         batch = random_batch(CASE, artifact.manifest, 2, 5, 0)
         with pytest.raises(ArtifactError, match="onnxruntime-training cannot load"):
             step.evaluate(batch.graph_inputs, {})
+
+
+@pytest.mark.parametrize("name", ["training_model", "eval_model", "optimizer_model"])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda graph: setattr(graph.node[0], "domain", "evil"), "'evil:"),
+        (lambda graph: graph.initializer.append(_outside()), "lies in '../secret'"),
+    ],
+    ids=["domain", "outside"],
+)
+def test_what_its_files_may_not_hold(
+    artifact: Artifact, tmp_path: Path, name: str, spoil: Callable[[Any], None], said: str
+) -> None:
+    """With digests that fit: what comes from elsewhere is checked before a runtime sees it."""
+    path = artifact.folder / "plans" / "ort-training" / f"{name}.onnx"
+    made = onnx.load(path, load_external_data=False)
+    spoil(made.graph)
+    header = read_header(artifact.folder / "base.safetensors", BASE_BOUNDS)
+    plan = artifact.manifest.plans["ort-training"]
+    for other in {*plan.graphs.values(), *(item for item in plan.blobs if item.endswith(".onnx"))}:
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(artifact.folder / other, tmp_path / other)
+    check_graphs(tmp_path, plan, header, PLAN_FORMS["ort-training"])
+    (tmp_path / path.relative_to(artifact.folder)).write_bytes(made.SerializeToString())
+    with pytest.raises(ArtifactError, match=said):
+        check_graphs(tmp_path, plan, header, PLAN_FORMS["ort-training"])
+
+
+def _outside() -> onnx.TensorProto:
+    tensor = onnx.TensorProto(name="stolen", data_type=1, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
 
 
 def test_a_batch_that_the_runtime_cannot_run(artifact: Artifact) -> None:

@@ -206,10 +206,10 @@ def _finished(path: Path, external: Sequence[TensorProto], *, without: str = "")
     model.opset_import.extend(
         helper.make_opsetid(domain, _DOMAINS[domain]) for domain in sorted({"", *domains})
     )
-    model.ClearField("producer_name")
-    model.ClearField("producer_version")
-    for node in graph.node:
-        node.ClearField("doc_string")
+    for text in ("producer_name", "producer_version", "doc_string", "metadata_props"):
+        model.ClearField(text)
+    for part in (graph, *graph.node, *graph.input, *graph.output):
+        part.ClearField("doc_string")
     return model
 
 
@@ -280,6 +280,6 @@ def write_ort_training(context: PlanContext) -> Plan:
         inputs=inputs,
         outputs=outputs,
         blobs=(BASE_FILE, _CHECKPOINT, _OPTIMIZER),
-        operators=_operators(models[path] for path in _GRAPHS.values()),
+        operators=_operators(models.values()),
         opset=OPSET,
     )
