@@ -1,8 +1,8 @@
 """What each method adds to an adapted linear layer, as nodes of the graph.
 
-Ravan's sum can be computed in two orders with the same result and gradients. Beside the layer, the
-cost is of tokens times h r; merged into the layer's matrix, of tokens times m n / (h r) less, but a
-fixed cost of h r m n comes in. :func:`merging_pays` counts.
+Ravan's sum can be computed in two orders with the same result and gradients: beside the layer, or
+merged into the layer's matrix, which costs h r m n once per step and nothing per token. Its gradient
+too has two orders. :func:`merging_pays` and :func:`whole_gradient_pays` count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from ravan_edge.artifact.manifest import Layer
 from ravan_export.graph import Builder, Tape, Value, Var
 from ravan_export.rules.linear import frozen_product
 
-__all__ = ["LoraAdapter", "MergedRavanAdapter", "RavanAdapter", "merging_pays"]
+__all__ = [
+    "LoraAdapter",
+    "MergedRavanAdapter",
+    "RavanAdapter",
+    "merging_pays",
+    "whole_gradient_pays",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,11 @@ class RavanAdapter:
 class MergedRavanAdapter:
     """The same function with the sum W' = W + B C made once per step.
 
-        y = x W'^T       dx = dy W'       P = dy^T x       dG_i = (B^T P)_i A_i^T
+        y = x W'^T       dx = dy W'
+
+    and the gradient of C in the cheaper of two orders:
+
+        dz = dy B, dC = dz^T x        or        P = dy^T x, dC = B^T P        dG_i = dC_i A_i^T
 
     No pass over [tokens, m] more than the layer has without adapters.
 
@@ -72,11 +82,13 @@ class MergedRavanAdapter:
         core: G [K, r, r], trained.
         a: A [K, r, n].
         bt: B transposed, [K, r, m].
+        whole_gradient: Take the second order.
     """
 
     core: Var
     a: Value
     bt: Value
+    whole_gradient: bool = False
 
     def linear(self, tape: Tape, x: Var, weight: Value, stored: float) -> Var:
         """The layer's output [..., m] without its bias."""
@@ -87,25 +99,45 @@ class MergedRavanAdapter:
         merged = builder.gemm(b, c, transpose_left=True, plus=weight)
 
         def d_core(dy: Value) -> Value:
-            p = builder.gemm(dy, x.value, transpose_left=True)
-            dc = builder.reshape(builder.gemm(b, p), (heads, *self.a.shape[1:]))
+            if self.whole_gradient:
+                dc = builder.gemm(b, builder.gemm(dy, x.value, transpose_left=True))
+            else:
+                dz = builder.gemm(dy, b, transpose_right=True)
+                dc = builder.gemm(dz, x.value, transpose_left=True)
+            dc = builder.reshape(dc, (heads, *self.a.shape[1:]))
             return builder.matmul(dc, builder.swap(self.a))
 
         y = builder.gemm(x.value, merged, transpose_right=True, stored=stored)
         return tape.record(y, {self.core: d_core, x: lambda dy: builder.gemm(dy, merged)})
 
 
-def merging_pays(layer: Layer, tokens: int) -> bool:
-    """Whether the merged order needs fewer operations at that many tokens in a step.
+def whole_gradient_pays(layer: Layer, tokens: int) -> bool:
+    """Whether dG through P = dy^T x needs fewer operations than through dz = dy B.
 
-    Beside the layer: 2 T h r (3 n + 2 m). Merged: 2 T m n + 4 h r m n. What both have is left out.
+    Through P: 2 T m n + 2 h r m n. Through dz: 2 T h r (m + n).
 
     >>> minilm = Layer(name="q", outputs=384, inputs=384, heads=4, rank=39)
-    >>> [merging_pays(minilm, tokens) for tokens in (128, 512)]
+    >>> wide = Layer(name="q", outputs=384, inputs=384, heads=4, rank=96)
+    >>> [whole_gradient_pays(layer, 1024) for layer in (minilm, wide)]
     [False, True]
     """
     m, n, stacked = layer.outputs, layer.inputs, layer.heads * layer.rank
-    return tokens * (stacked * (3 * n + 2 * m) - m * n) > 2 * stacked * m * n
+    return (tokens + stacked) * m * n < tokens * stacked * (m + n)
+
+
+def merging_pays(layer: Layer, tokens: int) -> bool:
+    """Whether W' = W + B C needs fewer operations at that many tokens in a step.
+
+    Beside the layer: 2 T h r (3 n + 2 m). Merged: 2 h r m n, and the gradient of C. What both have is
+    left out.
+
+    >>> minilm = Layer(name="q", outputs=384, inputs=384, heads=4, rank=39)
+    >>> [merging_pays(minilm, tokens) for tokens in (64, 512)]
+    [False, True]
+    """
+    m, n, stacked = layer.outputs, layer.inputs, layer.heads * layer.rank
+    gradient = min(tokens * stacked * (m + n), (tokens + stacked) * m * n)
+    return tokens * stacked * (3 * n + 2 * m) > stacked * m * n + gradient
 
 
 @dataclass(frozen=True, slots=True)

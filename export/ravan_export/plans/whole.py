@@ -14,6 +14,7 @@ from ravan_export.adapters import (
     MergedRavanAdapter,
     RavanAdapter,
     merging_pays,
+    whole_gradient_pays,
 )
 from ravan_export.capture import Program
 from ravan_export.graph import Builder, Tape, Value, Var
@@ -103,11 +104,13 @@ def adapters(
         name, m, n, r = layer.name, layer.outputs, layer.inputs, layer.rank
         if settings.name == "ravan":
             heads = f"{name}.heads"
-            kind = MergedRavanAdapter if merging_pays(layer, tokens) else RavanAdapter
-            adapted[f"{name}.weight"] = kind(
-                train(f"{name}.G", (heads, r, r)),
-                builder.input(f"{name}.A", (heads, r, n)),
-                builder.input(f"{name}.Bt", (heads, r, m)),
+            core = train(f"{name}.G", (heads, r, r))
+            a = builder.input(f"{name}.A", (heads, r, n))
+            bt = builder.input(f"{name}.Bt", (heads, r, m))
+            adapted[f"{name}.weight"] = (
+                MergedRavanAdapter(core, a, bt, whole_gradient_pays(layer, tokens))
+                if merging_pays(layer, tokens)
+                else RavanAdapter(core, a, bt)
             )
         else:
             scale = (settings.alpha or r) / r
