@@ -92,6 +92,9 @@ class MergedRavanAdapter:
 
     def linear(self, tape: Tape, x: Var, weight: Value, stored: float) -> Var:
         """The layer's output [..., m] without its bias."""
+        if x.value.shape[1:-1] and set(x.value.shape[1:-1]) == {1}:
+            # One token of a row: too few to pay for W'.
+            return RavanAdapter(self.core, self.a, self.bt).linear(tape, x, weight, stored)
         builder = tape.builder
         heads = self.a.shape[0]
         b = _stacked(builder, self.bt)

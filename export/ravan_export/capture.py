@@ -19,6 +19,7 @@ from torch.export.graph_signature import InputKind
 
 from ravan_edge.errors import ModelError
 from ravan_export.graph.value import Shape
+from ravan_export.narrow import narrow
 from ravan_export.rules import RULES
 
 __all__ = ["Program", "capture", "layer_of", "operator_name"]
@@ -168,6 +169,7 @@ def capture(
     """
     exported = _decomposed(_export(model, example, dims))
     _check(exported)
+    narrow(exported.graph, CHECKS)
     signature = exported.graph_signature
     tensors: dict[str, tuple[str, Tensor]] = {}
     inputs: dict[str, str] = {}
