@@ -15,7 +15,7 @@ from ravan_edge.errors import ModelError
 from ravan_edge.generator import Purpose, Stream
 from ravan_edge.methods.plain import fedit_table
 from ravan_edge.methods.ravan import rank_for_lora_budget, ravan_table
-from ravan_export.bases import Init, make_bases
+from ravan_export.bases import Init, make_bases, outlined_bases
 from ravan_export.families import Family
 from ravan_export.settings import ExportSettings
 
@@ -109,9 +109,21 @@ def _layers(model: nn.Module, names: Sequence[str], options: ExportSettings) -> 
 
 
 def adapt(
-    model: nn.Module, family: Family, task_head: Sequence[str], options: ExportSettings
+    model: nn.Module,
+    family: Family,
+    task_head: Sequence[str],
+    options: ExportSettings,
+    *,
+    drawn: bool = True,
 ) -> Adaptation:
     """Apply a method to a model: choose layers, draw bases, make initial heads.
+
+    Args:
+        model: The Hugging Face model.
+        family: Its family.
+        task_head: Modules without adapters.
+        options: Of the export.
+        drawn: Whether bases have numbers; else they have shapes alone, and are made at once.
 
     Raises:
         ModelError: A target is not there, or a rank does not fit; names the layer.
@@ -128,7 +140,7 @@ def adapt(
     )
     if options.method == "fedit":
         return _fedit(_with_alpha(settings), layers)
-    return _ravan(settings, layers, options)
+    return _ravan(settings, layers, options, drawn=drawn)
 
 
 def _with_alpha(settings: MethodSettings) -> MethodSettings:
@@ -138,14 +150,18 @@ def _with_alpha(settings: MethodSettings) -> MethodSettings:
 
 
 def _ravan(
-    settings: MethodSettings, layers: Sequence[Layer], options: ExportSettings
+    settings: MethodSettings, layers: Sequence[Layer], options: ExportSettings, *, drawn: bool
 ) -> Adaptation:
     tensors: dict[str, NDArray[np.float32]] = {}
     heads: dict[str, NDArray[np.float32]] = {}
     rows: list[Basis] = []
     notices: list[str] = []
     for place, layer in enumerate(layers):
-        bases = make_bases(layer, place, Init(options.init), options.seed)
+        bases = (
+            make_bases(layer, place, Init(options.init), options.seed)
+            if drawn
+            else outlined_bases(layer)
+        )
         for suffix, role, array in (("A", Role.BASIS_A, bases.a), ("Bt", Role.BASIS_B, bases.bt)):
             name = f"{layer.name}.{suffix}"
             tensors[name] = array

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ravan_edge.artifact.manifest import Layer
 from ravan_edge.generator import Purpose, Stream
 
-__all__ = ["Bases", "Init", "make_bases"]
+__all__ = ["Bases", "Init", "make_bases", "outlined_bases"]
 
 Matrix = NDArray[np.float64]
 
@@ -121,3 +121,13 @@ def make_bases(layer: Layer, place: int, init: Init, seed: int) -> Bases:
             a, bt = (np.repeat(side[:1], layer.heads, axis=0) for side in (a, bt))
         a, bt = a / math.sqrt(layer.inputs), bt / math.sqrt(layer.outputs)
     return Bases(a.astype(np.float32), bt.astype(np.float32), notice)
+
+
+def outlined_bases(layer: Layer) -> Bases:
+    """Arrays of the right shapes without memory: one zero, seen at every place."""
+    zero = np.zeros((), np.float32)
+    shape = (layer.heads, layer.rank)
+    return Bases(
+        np.broadcast_to(zero, (*shape, layer.inputs)),
+        np.broadcast_to(zero, (*shape, layer.outputs)),
+    )

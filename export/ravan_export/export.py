@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ravan_edge.artifact.heads import heads_metadata
 from ravan_edge.artifact.manifest import (
@@ -20,23 +18,26 @@ from ravan_edge.artifact.manifest import (
     ConformanceCase,
     FileEntry,
     Manifest,
-    Role,
-    TensorEntry,
 )
 from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
 from ravan_edge.artifact.writer import ArtifactWriter
-from ravan_edge.data import label_map
-from ravan_edge.errors import ModelError, UsageError
-from ravan_export.adaptation import Adaptation, adapt
+from ravan_edge.errors import ModelError
+from ravan_export.adaptation import adapt
 from ravan_export.bases import Init
-from ravan_export.capture import Program, capture
+from ravan_export.capture import Program
 from ravan_export.graph.finish import BASE_FILE, Span
 from ravan_export.plans import FURTHER_PLANS, Parts, PlanContext, build_whole, check_plans
-from ravan_export.settings import ExportSettings, MethodName
+from ravan_export.prepare import (
+    captured,
+    chosen_task,
+    label_names,
+    loss_tensors,
+    task_parts,
+    tensor_table,
+)
+from ravan_export.settings import ExportSettings, MethodName, Trust
 from ravan_export.source import Source, open_checkpoint, resolve
-from ravan_export.tasks import TASKS, Task
 from ravan_export.tokenizer import TOKENIZER_FILE, tokenizer_bytes
-from ravan_export.translate import frozen_name
 from ravan_export.verify import (
     CONFORMANCE_FILE,
     TOLERANCE,
@@ -69,66 +70,6 @@ def _quiet(message: str) -> None:
     del message
 
 
-def _labels(labels: int | str | os.PathLike[str] | Sequence[str], task: Task) -> tuple[str, ...]:
-    if isinstance(labels, (int, str, os.PathLike)):
-        given = str(labels) if isinstance(labels, int) else os.fspath(labels)
-        return label_map(given, of_words=task.signature.label_axes > 1)
-    return tuple(labels)
-
-
-def _task(name: str, labels: object, options: ExportSettings) -> Task:
-    """The task, if the options fit it."""
-    if name not in TASKS:
-        raise UsageError(
-            f"{name!r} is no task that can be exported",
-            where="--task",
-            hint=f"known are {', '.join(TASKS)}",
-        )
-    task = TASKS[name](options)
-    if task.signature.label_map and labels is None:
-        raise UsageError(
-            f"{name} needs a label map", where="--labels", hint="give a number, or a file with them"
-        )
-    if not task.signature.label_map and labels is not None:
-        raise UsageError(f"{name} has no labels", where="--labels", hint="leave the option out")
-    if not task.signature.label_map and options.method == "head-only":
-        raise UsageError(
-            f"{name} is a task without a task head, so head-only has nothing to train",
-            where="--method",
-            hint="choose ravan or fedit",
-        )
-    return task
-
-
-def _capture(source: Source, task: Task) -> Program:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about its internals
-        return capture(source.captured, task.example(source), task.dims)
-
-
-def _loss_tensors(source: Source) -> dict[str, Tensor]:
-    return {key: item for key, item in source.frozen.items() if isinstance(item, Tensor)}
-
-
-def _parts(source: Source, program: Program) -> Parts:
-    dotted = {tensor.data_ptr(): name for name, tensor in source.model.named_parameters()}
-    frozen: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for role, tensor in _loss_tensors(source).items():
-        name = frozen_name(program, tensor, dotted[tensor.data_ptr()])
-        frozen[role] = (name, tuple(tensor.shape))
-    numbers = {key: item for key, item in source.frozen.items() if isinstance(item, float)}
-    head = {key: (full, array.shape) for key, (full, array) in source.task_head.items()}
-    return Parts(head, frozen, numbers)
-
-
-def _table(adaptation: Adaptation, source: Source) -> tuple[TensorEntry, ...]:
-    head = tuple(
-        TensorEntry(name=name, role=Role.TASK_HEAD, shape=array.shape)
-        for name, (_, array) in source.task_head.items()
-    )
-    return (*adaptation.table, *head)
-
-
 def _task_head(source: Source, given: Mapping[str, Array] | None) -> dict[str, Array]:
     """Initial values of the task head: given ones, or those of the source."""
     initial = {name: array for name, (_, array) in source.task_head.items()}
@@ -147,7 +88,7 @@ def _frozen(
 ) -> dict[str, Array]:
     """The frozen tensors by name, as views of the model's own memory."""
     tensors = dict(program.tensors.values())
-    tensors |= {parts.frozen[role][0]: tensor for role, tensor in _loss_tensors(source).items()}
+    tensors |= {parts.frozen[role][0]: tensor for role, tensor in loss_tensors(source).items()}
     return {name: tensors[name].detach().numpy() for name in names}
 
 
@@ -198,7 +139,10 @@ def export_artifact(
     task_head: Mapping[str, Array] | None = None,
     threads: int = 2,
     overwrite: bool = False,
+    allow_pickle: bool = Trust.allow_pickle,
+    trust_remote_code: bool = Trust.trust_remote_code,
     progress: Progress = _quiet,
+    announce: Progress = _quiet,
 ) -> Exported:
     """Export a pretrained model as a training artifact.
 
@@ -230,7 +174,10 @@ def export_artifact(
         task_head: Initial values of ``task_head.*``; None: the checkpoint's, or 0.
         threads: Of the check.
         overwrite: Replace an artifact at ``out``.
+        allow_pickle: Read pickled weights where there are no safetensors; only tensors are taken.
+        trust_remote_code: Run Python code that came with the model.
         progress: Told what is going on.
+        announce: Told which code is going to be run.
 
     Raises:
         ModelError: The model cannot be exported exactly; names the layer and a way out.
@@ -251,22 +198,26 @@ def export_artifact(
         plan_rows=plan_rows,
         plan_length=plan_length,
     )
-    doing = _task(task, labels, options)
+    doing = chosen_task(task, labels, options)
     further = check_plans(plans)
-    names = () if labels is None else _labels(labels, doing)
+    names = () if labels is None else label_names(labels, doing)
     with ArtifactWriter(Path(out), overwrite=overwrite) as writer:
         progress("loading the model")
-        folder, found_name = resolve(os.fspath(model))
-        source = doing.load(open_checkpoint(folder, name or found_name, doing.name), names)
+        trust = Trust(allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+        folder, found_name = resolve(os.fspath(model), trust)
+        checkpoint = open_checkpoint(
+            folder, name or found_name, doing.name, trust, announce=announce
+        )
+        source = doing.load(checkpoint, names)
         adaptation = adapt(source.model, source.family, source.task_modules, options)
         progress("capturing the forward pass")
-        program = _capture(source, doing)
-        parts = _parts(source, program)
+        program = captured(source, doing)
+        parts = task_parts(source, program)
         whole = build_whole(program, adaptation, doing, parts, tokens)
         progress("writing the base")
         frozen = _frozen(source, program, parts, whole.frozen)
         writer.add_tensors(BASE_FILE, {**frozen, **adaptation.base_tensors})
-        table = _table(adaptation, source)
+        table = tensor_table(adaptation, source)
         initial = {**adaptation.heads, **_task_head(source, task_head)}
         writer.add_tensors(HEADS_FILE, initial, heads_metadata(0, None))
         if source.text is not None:
@@ -309,7 +260,7 @@ def export_artifact(
                     files=dict(files),
                     conformance=conformance,
                     exporter={library: version(library) for library in _LIBRARIES},
-                    notices=(*source.notices, *adaptation.notices),
+                    notices=(*checkpoint.notices, *source.notices, *adaptation.notices),
                 )
 
             return make

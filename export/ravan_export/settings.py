@@ -11,7 +11,7 @@ from ravan_edge.generator import MAX_SEED
 from ravan_edge.training.options import check_options, option
 from ravan_export.bases import Init
 
-__all__ = ["METHODS", "ExportSettings", "MethodName"]
+__all__ = ["METHODS", "ExportSettings", "MethodName", "Trust"]
 
 MethodName = Literal["ravan", "head-only", "fedit"]
 METHODS: tuple[MethodName, ...] = ("ravan", "head-only", "fedit")
@@ -103,3 +103,20 @@ class ExportSettings:
     def target_names(self) -> tuple[str, ...] | None:
         """The targets one by one."""
         return None if self.targets is None else tuple(self.targets.split(","))
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a user lets a model's folder do; nothing, unless it is typed."""
+
+    allow_pickle: bool = option(
+        False,
+        "Read weights from pickled files (pytorch_model.bin) where there are no safetensors. Only "
+        "tensors are taken from them (torch's weights_only).",
+        group="Trust",
+    )
+    trust_remote_code: bool = option(
+        False,
+        "Run Python code that came with the model. It has all your rights: read it first.",
+        group="Trust",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,26 @@ from transformers import logging as transformers_logging
 from ravan_edge.artifact.manifest import ImageSettings, ModelInfo, TextSettings
 from ravan_edge.errors import ModelError
 from ravan_export.families import FAMILIES, Family, Form
+from ravan_export.outline import outlined
 from ravan_export.pooling import Pooling
+from ravan_export.settings import Trust
+from ravan_export.weights import code_files, code_notice, find_weights
 
-__all__ = ["Checkpoint", "Source", "check_complete", "open_checkpoint", "resolve"]
+__all__ = [
+    "Checkpoint",
+    "Source",
+    "check_complete",
+    "open_checkpoint",
+    "open_outline",
+    "resolve",
+]
 
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "README.md")
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.pt", "model.pt")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
+# Modules of sentence-transformers are small, and what they are decides what is captured.
+_OUTLINE_FILES = (*_SMALL_FILES, "*_Dense/*.safetensors")
+_WEIGHT_FILES = (*_SMALL_FILES, "*.safetensors")
+_PICKLED_FILES = ("pytorch_model*.bin", "*_Dense/pytorch_model.bin")
+_NOTHING_MORE = Trust()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +52,11 @@ class Checkpoint:
         config: Its configuration; a task may set the number of labels before it loads.
         family: Its family.
         form: How the family does the task.
-        stored: Bytes of the weights.
+        stored: Bytes of the weights; None: only the configuration is there, and the model is an
+            outline without numbers.
+        trust: What the folder may do.
+        pickled: Whether its weights are pickled.
+        notices: What a person should know about it.
     """
 
     folder: Path
@@ -46,7 +64,10 @@ class Checkpoint:
     config: PreTrainedConfig
     family: Family
     form: Form
-    stored: int
+    stored: int | None
+    trust: Trust = _NOTHING_MORE
+    pickled: bool = False
+    notices: tuple[str, ...] = ()
 
     def load(self, optimum_task: str, *, other_sizes: bool = False) -> tuple[Any, set[str]]:
         """The model in eval mode, and the names of parameters the checkpoint does not have.
@@ -63,13 +84,15 @@ class Checkpoint:
 
     def info(self, model: nn.Module) -> ModelInfo:
         """What the manifest says of the loaded model."""
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        dtype = self.config.dtype if isinstance(self.config.dtype, torch.dtype) else torch.float32
         return ModelInfo(
             name=self.name,
             architecture=type(model).__name__,
             family=self.family.name,
             license=_license(self.folder),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            bytes=self.stored,
+            parameters=numbers,
+            bytes=numbers * dtype.itemsize if self.stored is None else self.stored,
         )
 
 
@@ -119,8 +142,13 @@ class Source:
         return self.checkpoint.family
 
 
-def resolve(model: str) -> tuple[Path, str]:
+def resolve(model: str, trust: Trust = _NOTHING_MORE, *, weights: bool = True) -> tuple[Path, str]:
     """The folder of a model and its name: a local folder, or a hub id that is fetched.
+
+    Args:
+        model: The folder or the id.
+        trust: Decides whether pickled weights and code are fetched too.
+        weights: Whether weights are wanted.
 
     Raises:
         ModelError: There is no such folder, and the hub does not have it or cannot be reached.
@@ -133,8 +161,13 @@ def resolve(model: str) -> tuple[Path, str]:
         raise ModelError("there is no such model folder", where=model, hint="look at the path")
     from huggingface_hub import snapshot_download
 
+    patterns = [*(_WEIGHT_FILES if weights else _OUTLINE_FILES)]
+    if trust.trust_remote_code:
+        patterns.append("*.py")
     try:
-        found = snapshot_download(model, allow_patterns=list(_HUB_FILES))
+        found = snapshot_download(model, allow_patterns=patterns)
+        if weights and trust.allow_pickle and not any(Path(found).glob("*.safetensors")):
+            found = snapshot_download(model, allow_patterns=[*patterns, *_PICKLED_FILES])
     except Exception as error:  # the hub client's errors share no base but Exception
         raise ModelError(
             f"no such folder, and not on the hub: {type(error).__name__}",
@@ -144,7 +177,8 @@ def resolve(model: str) -> tuple[Path, str]:
     return Path(found), model
 
 
-def _config(folder: Path) -> PreTrainedConfig:
+def _document(folder: Path) -> dict[str, Any]:
+    """The content of config.json."""
     path = folder / "config.json"
     hint = "MODEL is a folder with config.json and model.safetensors"
     try:
@@ -155,45 +189,30 @@ def _config(folder: Path) -> PreTrainedConfig:
         raise ModelError(f"cannot be read: {error}", where=str(path), hint=hint) from error
     if not isinstance(document, dict):
         raise ModelError("expected an object", where=str(path), hint=hint)
-    if "auto_map" in document:
-        raise ModelError(
-            "the model needs code of its own from its repository, which is never run",
-            where=str(path),
-            hint="convert it to an architecture that transformers has",
-        )
+    return document
+
+
+def _config(folder: Path, document: Mapping[str, Any], *, run_code: bool) -> PreTrainedConfig:
+    where = str(folder / "config.json")
     if not any(document.get("model_type") in family.model_types for family in FAMILIES):
         known = sorted(kind for family in FAMILIES for kind in family.model_types)
         raise ModelError(
             f"model type {document.get('model_type')!r} is not known",
-            where=str(path),
+            where=where,
             hint=f"known are {', '.join(known)}; a further family is one file in "
             "export/ravan_export/families (docs/export.md)",
         )
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            folder, local_files_only=True, trust_remote_code=run_code
         )
     except Exception as error:  # a wrong type of any field ends up here
-        raise ModelError(f"is refused: {error}", where=str(path), hint=hint) from error
-    return config
-
-
-def _check_weights(folder: Path) -> int:
-    """Bytes of the weights as stored."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickled = [name for name in _PICKLES if (folder / name).exists()]
-        found = f"only {pickled[0]}" if pickled else "no model.safetensors"
         raise ModelError(
-            f"{found}: a pickled checkpoint can run any code when opened and is never loaded"
-            if pickled
-            else found,
-            where=str(folder),
-            hint="convert it: load it where you trust it, then save_pretrained(safe_serialization=True)"
-            if pickled
-            else "download the model again",
-        )
-    return sum(path.stat().st_size for path in files)
+            f"is refused: {error}",
+            where=where,
+            hint="MODEL is a folder with config.json and model.safetensors",
+        ) from error
+    return config
 
 
 def _license(folder: Path) -> str | None:
@@ -211,6 +230,8 @@ def _load(checkpoint: Checkpoint, optimum_task: str, *, other_sizes: bool) -> tu
     model_class: Any = checkpoint.form.model_class or TasksManager.get_model_class_for_task(
         optimum_task, framework="pt"
     )
+    if checkpoint.stored is None:
+        return _outline(checkpoint, model_class), set()
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -220,9 +241,10 @@ def _load(checkpoint: Checkpoint, optimum_task: str, *, other_sizes: bool) -> tu
             config=checkpoint.config,
             dtype=torch.float32,
             attn_implementation="eager",
-            use_safetensors=True,
+            use_safetensors=not checkpoint.pickled,
+            weights_only=True,
             local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=checkpoint.trust.trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=other_sizes,
         )
@@ -241,6 +263,21 @@ def _load(checkpoint: Checkpoint, optimum_task: str, *, other_sizes: bool) -> tu
     return model.eval(), missing | {str(entry[0]) for entry in report["mismatched_keys"]}
 
 
+def _outline(checkpoint: Checkpoint, model_class: Any) -> Any:  # noqa: ANN401
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    # Auto classes look up the class first.
+    make = getattr(model_class, "_from_config", None) or model_class.from_config
+    try:
+        model = outlined(lambda: make(checkpoint.config, **options))
+    except Exception as error:  # whatever sizes that do not fit raise
+        raise ModelError(
+            f"no model can be built from it: {type(error).__name__}: {error}",
+            where=str(checkpoint.folder / "config.json"),
+            hint="download it again",
+        ) from error
+    return model.eval()
+
+
 def _form(family: Family, task: str, folder: Path) -> Form:
     form = family.forms.get(task)
     if form is not None:
@@ -254,21 +291,62 @@ def _form(family: Family, task: str, folder: Path) -> Form:
     )
 
 
-def open_checkpoint(folder: Path, name: str, task: str) -> Checkpoint:
+def open_checkpoint(
+    folder: Path,
+    name: str,
+    task: str,
+    trust: Trust = _NOTHING_MORE,
+    *,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Checkpoint:
     """Check a folder, without loading its weights.
 
     Args:
         folder: From :func:`resolve`.
         name: As the manifest says it.
         task: Of the manifest.
+        trust: What the folder may do.
+        announce: Told which files of code are going to be run, before they are.
 
     Raises:
         ModelError: It cannot be loaded safely, or its family is not known or cannot do the task.
     """
-    config = _config(folder)
+    document = _document(folder)
+    code = code_files(folder, document, trust)
+    if code:
+        announce(f"running code that came with the model: {', '.join(map(str, code))}")
+    config = _config(folder, document, run_code=bool(code))
+    family, form = _family(config, task, folder)
+    weights = find_weights(folder, trust)
+    return Checkpoint(
+        folder,
+        name,
+        config,
+        family,
+        form,
+        weights.bytes,
+        trust,
+        bool(weights.pickled),
+        (*code_notice(code), *weights.notices),
+    )
+
+
+def open_outline(folder: Path, name: str, task: str) -> Checkpoint:
+    """Check a folder of which only config.json need be there; the model has no numbers.
+
+    Raises:
+        ModelError: It needs code of its own, or its family is not known or cannot do the task.
+    """
+    document = _document(folder)
+    code_files(folder, document, _NOTHING_MORE)
+    config = _config(folder, document, run_code=False)
+    family, form = _family(config, task, folder)
+    return Checkpoint(folder, name, config, family, form, stored=None)
+
+
+def _family(config: PreTrainedConfig, task: str, folder: Path) -> tuple[Family, Form]:
     family = next(item for item in FAMILIES if config.model_type in item.model_types)
-    form = _form(family, task, folder)
-    return Checkpoint(folder, name, config, family, form, _check_weights(folder))
+    return family, _form(family, task, folder)
 
 
 def check_complete(missing: set[str], allowed: Sequence[str], folder: Path) -> None:

@@ -69,7 +69,7 @@ def special_token_id(checkpoint: Checkpoint, kind: str, words: int) -> int | Non
     found: Any = getattr(checkpoint.config, f"{kind}_token_id", None)
     if isinstance(found, list):
         found = found[0] if found else None
-    if found is None:
+    if found is None and checkpoint.stored is not None:  # an outline may lack its tokenizer
         named = _tokenizer_config(checkpoint.folder).get(f"{kind}_token")
         if isinstance(named, dict):  # an added token, written out
             named = named.get("content")

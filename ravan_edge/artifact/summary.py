@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ravan_edge.artifact.heads import heads_metadata
-from ravan_edge.artifact.manifest import ConformanceCase, Manifest
+from ravan_edge.artifact.manifest import ConformanceCase, Layer, Manifest, TensorEntry
 from ravan_edge.artifact.opening import Artifact
-from ravan_edge.artifact.tensor_header import ELEMENT_BYTES, TensorSpec, header_bytes
+from ravan_edge.artifact.tensor_header import planned_header
 
 __all__ = [
     "ArtifactSummary",
     "LayerSummary",
+    "Trained",
     "UploadSummary",
     "describe",
     "heads_bytes",
@@ -34,6 +35,18 @@ _WIDEST_UPDATE_METADATA = {
     "examples": "0" * 12,
     "steps": "0" * 12,
 }
+
+
+class Trained(Protocol):
+    """What decides the size of heads and updates: a manifest, or a plan for one."""
+
+    @property
+    def tensors(self) -> Sequence[TensorEntry]:
+        """The tensor table."""
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The adapted layers."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +149,14 @@ def describe(artifact: Artifact) -> ArtifactSummary:
     )
 
 
-def heads_bytes(manifest: Manifest, version: int = 0) -> int:
+def heads_bytes(manifest: Trained, version: int = 0) -> int:
     """The exact size of the heads file of a version, as ``write_heads`` writes it."""
     tensors = {entry.name: ("F32", entry.shape) for entry in manifest.tensors}
-    return _file_bytes(tensors, heads_metadata(version, "0" * 64))
+    return planned_header(tensors, heads_metadata(version, "0" * 64)).file_bytes
 
 
 def update_bytes(
-    manifest: Manifest,
+    manifest: Trained,
     heads_trained: int | Mapping[str, int] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> int:
@@ -170,21 +183,8 @@ def update_bytes(
                 tensors[f"{entry.layer}.heads"] = ("I32", (count,))
         elif entry.role != "scale":
             tensors[entry.name] = ("F32", entry.shape)
-    return _file_bytes(tensors, _WIDEST_UPDATE_METADATA if metadata is None else metadata)
-
-
-def _file_bytes(
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]
-) -> int:
-    """The size of a tensor file as ``write_tensors`` writes it."""
-    position = 0
-    specs = {}
-    for name in sorted(tensors, key=lambda name: (-ELEMENT_BYTES[tensors[name][0]], name.encode())):
-        dtype, shape = tensors[name]
-        end = position + math.prod(shape) * ELEMENT_BYTES[dtype]
-        specs[name] = TensorSpec(dtype, shape, position, end)
-        position = end
-    return len(header_bytes(specs, metadata, "sizes")) + position
+    known = _WIDEST_UPDATE_METADATA if metadata is None else metadata
+    return planned_header(tensors, known).file_bytes
 
 
 def _plan_blobs(artifact: Artifact) -> dict[str, dict[str, int]]:

@@ -27,6 +27,7 @@ from ravan_edge.artifact.tensor_header import (
     header_bytes,
     header_length,
     parse_header,
+    planned_header,
 )
 from ravan_edge.errors import ArtifactNotFoundError, TensorFileError
 from ravan_edge.files import storage_errors, write_atomic
@@ -287,14 +288,11 @@ def _chunks(
     tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], where: str
 ) -> Iterator[bytes | memoryview]:
     """The file, piece by piece: the header, then each tensor's own memory."""
-    dtypes = {name: _dtype_name(name, array, where) for name, array in tensors.items()}
-    specs: dict[str, TensorSpec] = {}
-    position = 0
-    # Larger elements first: every tensor starts at a multiple of its element size.
-    for name in sorted(tensors, key=lambda name: (-ELEMENT_BYTES[dtypes[name]], name.encode())):
-        end = position + tensors[name].nbytes
-        specs[name] = TensorSpec(dtypes[name], tuple(tensors[name].shape), position, end)
-        position = end
+    named = {
+        name: (_dtype_name(name, array, where), tuple(array.shape))
+        for name, array in tensors.items()
+    }
+    specs = planned_header(named, metadata, where).specs
     yield header_bytes(specs, metadata, where)
     for name, spec in specs.items():
         if spec.begin < spec.end:

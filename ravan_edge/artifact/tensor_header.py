@@ -25,6 +25,7 @@ __all__ = [
     "header_bytes",
     "header_length",
     "parse_header",
+    "planned_header",
 ]
 
 ELEMENT_BYTES: Mapping[str, int] = {
@@ -173,6 +174,33 @@ def header_bytes(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str], w
     if len(specs) > BASE_BOUNDS.tensors or len(text) > BASE_BOUNDS.header_bytes:
         raise _refusal(where, f"{len(specs)} tensors need a header of {len(text)} bytes: too many")
     return len(text).to_bytes(8, "little") + text
+
+
+def planned_header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    where: str = "tensors",
+) -> TensorHeader:
+    """The header that a file of these tensors has, before there are any numbers.
+
+    Args:
+        tensors: Name -> dtype and shape.
+        metadata: Of the file.
+        where: How errors call it.
+
+    Raises:
+        TensorFileError: A name, a shape or the metadata is not allowed by the format.
+    """
+    specs: dict[str, TensorSpec] = {}
+    position = 0
+    # Larger elements first: every tensor starts at a multiple of its element size.
+    for name in sorted(tensors, key=lambda name: (-ELEMENT_BYTES[tensors[name][0]], name.encode())):
+        dtype, shape = tensors[name]
+        end = position + math.prod(shape) * ELEMENT_BYTES[dtype]
+        specs[name] = TensorSpec(dtype, shape, position, end)
+        position = end
+    begin = len(header_bytes(specs, metadata, where))
+    return TensorHeader(specs, dict(metadata), begin, begin + position)
 
 
 def _refusal(where: str, message: str) -> TensorFileError:

@@ -33,7 +33,8 @@ class ImageClassification(Task):
 
     def load(self, checkpoint: Checkpoint, labels: tuple[str, ...]) -> Source:
         """Load it, with how its images are read."""
-        image = image_settings(checkpoint)  # first: what it refuses needs no weights
+        # First: what it refuses needs no weights. An outline reads no images.
+        image = None if checkpoint.stored is None else image_settings(checkpoint)
         found = load_classifier(
             checkpoint,
             self.optimum_task,
@@ -53,7 +54,7 @@ class ImageClassification(Task):
             labels=labels,
             task_modules=found.modules,
             task_head=found.head,
-            image=image.model_copy(update={"tokens": tokens}),
+            image=image and image.model_copy(update={"tokens": tokens}),
             notices=found.notices,
         )
 

@@ -122,6 +122,8 @@ def _check_head(missing: set[str], encoder: str, checkpoint: Checkpoint) -> None
 
 
 def _special(checkpoint: Checkpoint, rows: int) -> SpecialTokens:
+    if checkpoint.stored is None:  # an outline masks nothing
+        return SpecialTokens(0, rows, ())
     found = special_tokens(checkpoint.folder, rows)
     if found.mask_id is None:
         raise ModelError(
