@@ -25,7 +25,7 @@ from typing import Any
 from bench.step import LORA_RANK, STEPS, Process, peak_of
 from bench.step_sides import LABELS, Shape
 
-__all__ = ["MODELS", "Model", "measure"]
+__all__ = ["MODELS", "Model", "exported", "measure"]
 
 _EAGER, _FLOOR = 1.03, 1.4
 _PLANS = {"ort-training": 0.85}
@@ -119,7 +119,7 @@ MODELS: Mapping[str, Model] = {
 }
 
 
-def _exported(name: str, model: Model, work: Path) -> tuple[Path, Path]:
+def exported(name: str, model: Model, work: Path) -> tuple[Path, Path]:
     """Folders of the model and of its artifact; made unless they are there."""
     folder, artifact = work / f"{name}-model", work / f"{name}-artifact"
     made = model.build(folder) if not (folder / "config.json").exists() else folder
@@ -150,7 +150,7 @@ def measure(name: str, work: Path, *, blocks: int, threads: int) -> dict[str, An
     """
     model = MODELS[name]
     shape = model.shape
-    folder, artifact = _exported(name, model, work)
+    folder, artifact = exported(name, model, work)
 
     def of_plan(plan: str, *, prepack: bool) -> tuple[str, dict[str, Any]]:
         return "artifact", {

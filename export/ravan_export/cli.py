@@ -1,4 +1,4 @@
-"""``ravan export`` and ``ravan merge``: plugged into the command line by the entry point ``ravan.commands``.
+"""``ravan export`` and what else the exporter plugs into the command line (entry point ``ravan.commands``).
 
 torch and transformers take seconds to import, so that happens when the command runs, not when its
 help is shown.
@@ -15,8 +15,9 @@ import typer
 
 from ravan_edge.cli.common import JsonOption, say, takes_settings
 from ravan_edge.errors import UsageError
+from ravan_export.cli_inspect import inspect
 from ravan_export.cli_merge import merge
-from ravan_export.settings import ExportSettings
+from ravan_export.settings import DEFAULT_TASK, ExportSettings, Trust
 
 if TYPE_CHECKING:
     from ravan_export.export import Exported
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["export", "register"]
 
 
-@takes_settings(settings=ExportSettings)
+@takes_settings(settings=ExportSettings, trust=Trust)
 def export(
     model: Annotated[str, typer.Argument(help="A local Hugging Face folder, or a hub id.")],
     out: Annotated[Path, typer.Option("--out", help="The artifact's folder; must not exist.")],
     settings: ExportSettings,
+    trust: Trust,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -38,9 +40,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    task: Annotated[str, typer.Option("--task", help="What the model learns.")] = (
-        "text-classification"
-    ),
+    task: Annotated[str, typer.Option("--task", help="What the model learns.")] = DEFAULT_TASK,
     plans: Annotated[
         str,
         typer.Option("--plans", help="Ways to compute the step, separated by commas."),
@@ -77,6 +77,9 @@ def export(
         name=name,
         plans=tuple(plans.split(",")),
         overwrite=overwrite,
+        allow_pickle=trust.allow_pickle,
+        trust_remote_code=trust.trust_remote_code,
+        announce=lambda message: say(f"note: {message}"),
         progress=(lambda _: None) if as_json else _progress,
         method=settings.method,
         heads=settings.heads,
@@ -144,4 +147,5 @@ def _show(exported: Exported) -> None:
 def register(application: typer.Typer) -> None:
     """Add the commands to an application."""
     application.command("export")(export)
+    application.command("inspect")(inspect)
     application.command("merge")(merge)

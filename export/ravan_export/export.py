@@ -35,7 +35,7 @@ from ravan_export.prepare import (
     task_parts,
     tensor_table,
 )
-from ravan_export.settings import ExportSettings, MethodName, Trust
+from ravan_export.settings import DEFAULT_TASK, ExportSettings, MethodName, Trust
 from ravan_export.source import Source, open_checkpoint, resolve
 from ravan_export.tokenizer import TOKENIZER_FILE, tokenizer_bytes
 from ravan_export.verify import (
@@ -119,7 +119,7 @@ def _provisional(cases: Sequence[Case]) -> Conformance:
 
 def export_artifact(
     model: str | os.PathLike[str],
-    task: str = "text-classification",
+    task: str = DEFAULT_TASK,
     labels: int | str | os.PathLike[str] | Sequence[str] | None = None,
     out: str | os.PathLike[str] = "artifact",
     *,

@@ -11,9 +11,12 @@ from ravan_edge.generator import MAX_SEED
 from ravan_edge.training.options import check_options, option
 from ravan_export.bases import Init
 
-__all__ = ["METHODS", "ExportSettings", "MethodName", "Trust"]
+__all__ = ["DEFAULT_TASK", "METHODS", "ExportSettings", "MethodName", "StepSize", "Trust"]
 
 MethodName = Literal["ravan", "head-only", "fedit"]
+DEFAULT_TASK = "text-classification"
+"""What a model learns unless somebody says something else."""
+
 METHODS: tuple[MethodName, ...] = ("ravan", "head-only", "fedit")
 
 _GROUP = "Export"
@@ -103,6 +106,21 @@ class ExportSettings:
     def target_names(self) -> tuple[str, ...] | None:
         """The targets one by one."""
         return None if self.targets is None else tuple(self.targets.split(","))
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """The training step whose memory is looked at."""
+
+    batch: int = option(
+        8, "Rows of the step whose memory is looked at.", minimum=1, maximum=1 << 20, group="Step"
+    )
+    length: int = option(
+        128, "Tokens of a row; images have their own.", minimum=1, maximum=1 << 20, group="Step"
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,21 @@ def _outline(checkpoint: Checkpoint, model_class: Any) -> Any:  # noqa: ANN401
             where=str(checkpoint.folder / "config.json"),
             hint="download it again",
         ) from error
+    _untie(model, _document(checkpoint.folder))
     return model.eval()
+
+
+def _untie(model: Any, document: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Give an outline a vocabulary matrix of its own where the checkpoint has one.
+
+    transformers ties those of T5 until it sees that the checkpoint's differ. Its configurations say
+    so by one key, or by another one when transformers 5 wrote them.
+    """
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    own = False in (document.get("tie_word_embeddings"), document.get("scale_decoder_outputs"))
+    if own and head is not None and head.weight is words.weight:
+        weight = torch.zeros(()).expand(words.weight.shape)
+        head.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def _form(family: Family, task: str, folder: Path) -> Form:

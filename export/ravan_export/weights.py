@@ -38,10 +38,7 @@ class Weights:
             return ()
         more = f" and {len(self.pickled) - 1} more" if len(self.pickled) > 1 else ""
         return (
-            (
-                f"the weights come from pickled files ({self.pickled[0]}{more}), as --allow-pickle lets them: "
-                "only tensors were taken from them"
-            ),
+            f"the weights come from pickled files ({self.pickled[0]}{more}), as --allow-pickle lets them",
         )
 
 

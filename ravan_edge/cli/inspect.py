@@ -12,10 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ravan_edge.artifact.opening import open_artifact
+from ravan_edge.artifact.opening import MANIFEST_NAME, open_artifact
 from ravan_edge.artifact.summary import ArtifactSummary, describe
+from ravan_edge.errors import MissingExtraError
 
-__all__ = ["inspect", "show", "summary_document"]
+__all__ = [
+    "inspect",
+    "inspect_artifact",
+    "is_model",
+    "plain",
+    "show",
+    "summary_document",
+]
 
 _SHOWN_LABELS = 8
 
@@ -33,6 +41,28 @@ def inspect(
     Examples:
       ravan inspect runs/demo/artifact
       ravan inspect runs/demo/artifact --json | jq .uploads
+    """
+    if is_model(artifact):
+        raise MissingExtraError(
+            "is a model that is not exported yet: what it would cost takes the exporter to say",
+            where=str(artifact),
+            hint="pip install 'ravan-edge[export]'",
+        )
+    inspect_artifact(artifact, as_json=as_json)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a pretrained model's folder, or its config.json, and not an artifact."""
+    if path.name == "config.json" and path.is_file():
+        return True
+    return (path / "config.json").is_file() and not (path / MANIFEST_NAME).is_file()
+
+
+def inspect_artifact(artifact: Path, *, as_json: bool) -> None:
+    """Check an artifact, then print its summary.
+
+    Raises:
+        ArtifactError: It is refused, or not there.
     """
     summary = describe(open_artifact(artifact))
     if as_json:
@@ -60,7 +90,7 @@ def show(summary: ArtifactSummary, console: Console) -> None:
             f"{worst:.1e} of the original model's (allowed: {summary.conformance_tolerance:.1e})"
         )
     for notice in summary.notices:
-        console.print(f"Notice: {_plain(notice)}")
+        console.print(f"Notice: {plain(notice)}")
 
 
 def _show_facts(summary: ArtifactSummary, console: Console) -> None:
@@ -84,7 +114,7 @@ def _show_facts(summary: ArtifactSummary, console: Console) -> None:
         ("Trainable", f"{summary.trainable['total']:,} numbers ({trainable})"),
         ("Digest", summary.digest),
     ):
-        table.add_row(key, _plain(value))
+        table.add_row(key, plain(value))
     console.print(table)
 
 
@@ -97,7 +127,7 @@ def _show_layers(summary: ArtifactSummary, console: Console) -> None:
         table.add_column(column, justify="right")
     for layer in summary.layers:
         table.add_row(
-            _plain(layer.name),
+            plain(layer.name),
             *(f"{number:,}" for number in (layer.outputs, layer.inputs, layer.heads, layer.rank)),
         )
     console.print(table)
@@ -109,7 +139,7 @@ def _show_bytes(summary: ArtifactSummary, console: Console) -> None:
     table.add_column("size", justify="right")
     table.add_column("against the whole model", justify="right")
     for plan, size in summary.download_once.items():
-        table.add_row(f"download once, plan {_plain(plan)}", _size(size), "")
+        table.add_row(f"download once, plan {plain(plan)}", _size(size), "")
     per_round = summary.download_per_round
     table.add_row("download each round", _size(per_round), _ratio(summary.model_bytes / per_round))
     for upload in summary.uploads:
@@ -119,7 +149,7 @@ def _show_bytes(summary: ArtifactSummary, console: Console) -> None:
     console.print(table)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text from a manifest: no markup, and no control sequences for the reader's terminal."""
     return escape("".join(sign if sign.isprintable() else "\ufffd" for sign in text))
 

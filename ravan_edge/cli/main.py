@@ -54,12 +54,14 @@ class _Entry:
     module: str = ""
     function: str = ""
     plugin: str = ""
+    richer: str = ""
+    """A plugin that may have a form of the command that can do more."""
 
 
 _COMMANDS = {
     "export": _Entry("Make a training artifact from a pretrained model.", plugin="export"),
-    "inspect": _Entry("Show what an artifact is and what it costs to send.",
-                      "ravan_edge.cli.inspect", "inspect"),
+    "inspect": _Entry("Show what an artifact is, or what a model would cost.",
+                      "ravan_edge.cli.inspect", "inspect", richer="export"),
     "verify": _Entry("Compare this device's gradients with the stored ones.",
                      "ravan_edge.cli.verify", "verify"),
     "train": _Entry("Train heads on one file, without any server.",
@@ -185,6 +187,8 @@ def _entries() -> dict[str, _Entry]:
 def _load(name: str, entry: _Entry) -> Any:  # noqa: ANN401  (a command of typer or click)
     if entry.plugin:
         return _load_plugin(name, entry.plugin)
+    if entry.richer and _points(entry.richer):
+        return _load_plugin(name, entry.richer)
     function: Callable[..., None] = getattr(importlib.import_module(entry.module), entry.function)
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(name)(function)
@@ -192,7 +196,7 @@ def _load(name: str, entry: _Entry) -> Any:  # noqa: ANN401  (a command of typer
 
 
 def _load_plugin(name: str, plugin: str) -> Any:  # noqa: ANN401
-    points = [point for point in entry_points(group=PLUGINS) if point.name == plugin]
+    points = _points(plugin)
     if not points:
         raise MissingExtraError(
             f"the command {name!r} is not installed",
@@ -202,6 +206,10 @@ def _load_plugin(name: str, plugin: str) -> Any:  # noqa: ANN401
     _register(points[0])(app)
     command: Any = typer.main.get_command(app)
     return command.commands[name] if hasattr(command, "commands") else command
+
+
+def _points(plugin: str) -> list[EntryPoint]:
+    return [point for point in entry_points(group=PLUGINS) if point.name == plugin]
 
 
 def _register(point: EntryPoint) -> Callable[[typer.Typer], None]:
