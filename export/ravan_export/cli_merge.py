@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ravan_edge.cli.common import JsonOption, print_json, say
+from ravan_edge.cli.common import JsonOption, print_json, say, takes_settings
 from ravan_edge.memory import format_bytes
+from ravan_export.settings import Trust
 
 if TYPE_CHECKING:
     from ravan_export.merge import Merged
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["merge"]
 
 
+@takes_settings(trust=Trust)
 def merge(
     artifact: Annotated[Path, typer.Argument(help="The artifact's folder.")],
     to: Annotated[str, typer.Option("--to", help="hf, peft, onnx or artifact.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder; must not exist.")],
+    trust: Trust,
     heads: Annotated[
         Path | None, typer.Option("--heads", help="Saved heads. Default: the initial ones.")
     ] = None,
@@ -80,6 +83,9 @@ def merge(
         data=data,
         text_column=text_column,
         overwrite=overwrite,
+        allow_pickle=trust.allow_pickle,
+        trust_remote_code=trust.trust_remote_code,
+        announce=lambda message: say(f"note: {message}"),
         progress=(lambda _: None) if as_json else _progress,
     )
     if as_json:

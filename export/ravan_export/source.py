@@ -29,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "Source",
     "check_complete",
+    "config_document",
     "open_checkpoint",
     "open_outline",
     "resolve",
@@ -38,7 +39,7 @@ _SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")
 # Modules of sentence-transformers are small, and what they are decides what is captured.
 _OUTLINE_FILES = (*_SMALL_FILES, "*_Dense/*.safetensors")
 _WEIGHT_FILES = (*_SMALL_FILES, "*.safetensors")
-_PICKLED_FILES = ("pytorch_model*.bin", "*_Dense/pytorch_model.bin")
+_PICKLED_FILES = ("pytorch_model*.bin",)
 _NOTHING_MORE = Trust()
 
 
@@ -177,8 +178,12 @@ def resolve(model: str, trust: Trust = _NOTHING_MORE, *, weights: bool = True) -
     return Path(found), model
 
 
-def _document(folder: Path) -> dict[str, Any]:
-    """The content of config.json."""
+def config_document(folder: Path) -> dict[str, Any]:
+    """The content of a model folder's config.json.
+
+    Raises:
+        ModelError: It is not there, or cannot be read.
+    """
     path = folder / "config.json"
     hint = "MODEL is a folder with config.json and model.safetensors"
     try:
@@ -275,7 +280,7 @@ def _outline(checkpoint: Checkpoint, model_class: Any) -> Any:  # noqa: ANN401
             where=str(checkpoint.folder / "config.json"),
             hint="download it again",
         ) from error
-    _untie(model, _document(checkpoint.folder))
+    _untie(model, config_document(checkpoint.folder))
     return model.eval()
 
 
@@ -325,7 +330,7 @@ def open_checkpoint(
     Raises:
         ModelError: It cannot be loaded safely, or its family is not known or cannot do the task.
     """
-    document = _document(folder)
+    document = config_document(folder)
     code = code_files(folder, document, trust)
     if code:
         announce(f"running code that came with the model: {', '.join(map(str, code))}")
@@ -351,7 +356,7 @@ def open_outline(folder: Path, name: str, task: str) -> Checkpoint:
     Raises:
         ModelError: It needs code of its own, or its family is not known or cannot do the task.
     """
-    document = _document(folder)
+    document = config_document(folder)
     code_files(folder, document, _NOTHING_MORE)
     config = _config(folder, document, run_code=False)
     family, form = _family(config, task, folder)

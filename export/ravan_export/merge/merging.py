@@ -19,10 +19,12 @@ from ravan_edge.methods import method_for
 from ravan_export.merge.check import Gap, expectations
 from ravan_export.merge.folder import MergedFolder
 from ravan_export.merge.work import Progress, Work
+from ravan_export.settings import Trust
 
 __all__ = ["TARGETS", "Merged", "Target", "merge_artifact"]
 
 Target = Literal["hf", "peft", "onnx", "artifact"]
+_NOTHING_MORE = Trust()
 TARGETS: tuple[Target, ...] = ("hf", "peft", "onnx", "artifact")
 
 
@@ -68,7 +70,10 @@ def merge_artifact(
     data: str | os.PathLike[str] | None = None,
     text_column: str | None = None,
     overwrite: bool = False,
+    allow_pickle: bool = Trust.allow_pickle,
+    trust_remote_code: bool = Trust.trust_remote_code,
     progress: Progress = lambda _: None,
+    announce: Progress = lambda _: None,
 ) -> Merged:
     """Fold trained heads into a model for other tools.
 
@@ -88,7 +93,11 @@ def merge_artifact(
         data: A file of texts to compare on (``onnx``).
         text_column: Its column of texts; None: found by its usual names.
         overwrite: Replace a folder that ``ravan merge`` or ``ravan export`` made.
+        allow_pickle: Read the model's pickled weights where there are no safetensors; only tensors
+            are taken from them.
+        trust_remote_code: Run Python code that came with the model.
         progress: Told what is going on.
+        announce: Told which code is going to be run.
 
     Raises:
         UsageError: An option makes no sense, or something is at ``out`` already.
@@ -98,7 +107,8 @@ def merge_artifact(
         NumericsError: A merged weight is too large.
         StorageError: The disk is full, or the like; nothing stays behind.
     """
-    check_options(to, model=model, rank=rank, quantise=quantise, seed=seed, data=data)
+    trust = Trust(allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    check_options(to, model=model, rank=rank, quantise=quantise, seed=seed, data=data, trust=trust)
     with MergedFolder(Path(out), overwrite=overwrite) as folder:
         opened = open_artifact(Path(artifact))
         path = None if heads is None else Path(heads)
@@ -112,7 +122,7 @@ def merge_artifact(
         progress("running the artifact")
         vector = method_for(opened.manifest).layout.pack(tensors)
         expected = expectations(opened, vector)
-        work = Work(opened, tensors, version, expected, folder, model, progress)
+        work = Work(opened, tensors, version, expected, folder, model, progress, trust, announce)
         if to == "hf":
             from ravan_export.merge.to_hf import merge_hf
 
@@ -168,6 +178,7 @@ def check_options(
     quantise: str | None,
     seed: int | None,
     data: object,
+    trust: Trust = _NOTHING_MORE,
 ) -> None:
     """Refuse an unknown target, and options that it does not have.
 
@@ -181,6 +192,8 @@ def check_options(
         "--quantise": ("onnx",),
         "--seed": ("artifact",),
         "--data": ("onnx",),
+        "--allow-pickle": ("hf", "peft", "artifact"),
+        "--trust-remote-code": ("hf", "peft", "artifact"),
     }
     given = {
         "--model": model,
@@ -188,6 +201,8 @@ def check_options(
         "--quantise": quantise,
         "--seed": seed,
         "--data": data,
+        "--allow-pickle": trust.allow_pickle or None,
+        "--trust-remote-code": trust.trust_remote_code or None,
     }
     for name, value in given.items():
         if value is not None and to not in allowed[name]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers import logging as transformers_logging
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import ModelError
-from ravan_export.source import resolve
+from ravan_export.settings import Trust
+from ravan_export.source import config_document, resolve
+from ravan_export.weights import code_files, code_notice, find_weights
 
 __all__ = ["Original", "load_folder", "load_original", "quiet"]
 
+_NOTHING_MORE = Trust()
 _HINT = "name the folder or hub id it was exported from with --model"
 
 
@@ -37,12 +41,18 @@ class Original:
         missing: Parameters that the checkpoint does not have.
         task_head: Tensor of the table (``task_head.*``) -> dotted parameter of the model; None where
             the task head stands behind the model (a sentence encoder).
+        trust: What its folder may do.
+        code: Files of code that came with it and were run.
+        notices: What a person should know about it.
     """
 
     folder: Path
     model: Any
     missing: frozenset[str]
     task_head: Mapping[str, str] | None
+    trust: Trust = _NOTHING_MORE
+    code: tuple[Path, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -65,8 +75,11 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _class(architecture: str) -> Any:  # noqa: ANN401  (a class of transformers)
-    """The manifest's architecture as a class of transformers; nothing else is ever called."""
+def _class(architecture: str, folder: Path, auto_map: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """The manifest's architecture as a class of transformers, or of the code that may be run."""
+    for reference in auto_map.values():
+        if str(reference).endswith(f".{architecture}"):
+            return get_class_from_dynamic_module(str(reference), str(folder), local_files_only=True)
     found = getattr(transformers, architecture, None) if architecture.isidentifier() else None
     if not (inspect.isclass(found) and issubclass(found, PreTrainedModel)):
         raise ModelError(
@@ -81,14 +94,17 @@ def load_folder(
     architecture: str,
     labels: tuple[str, ...] = (),
     dtype: torch.dtype | None = None,
+    *,
+    trust: Trust = _NOTHING_MORE,
 ) -> tuple[Any, frozenset[str]]:
-    """Load a model without running anybody's code.
+    """Load a model without running anybody's code, unless it is trusted.
 
     Args:
         folder: With config.json and safetensors.
         architecture: The class.
         labels: The label map to give it; empty: its own.
         dtype: To load as; None: as stored.
+        trust: What the folder may do.
 
     Returns:
         The model in eval mode, and the parameters that the checkpoint does not have, or not in
@@ -97,9 +113,16 @@ def load_folder(
     Raises:
         ModelError: It cannot be loaded, or is of another kind.
     """
-    kind = _class(architecture)
+    document = config_document(folder)
+    run_code = bool(code_files(folder, document, trust))
+    weights = find_weights(folder, trust)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind = _class(architecture, folder, document["auto_map"] if run_code else {})
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=run_code
+        )
+    except ModelError:
+        raise
     except Exception as error:  # whatever a missing or broken file raises
         raise ModelError(
             f"config.json cannot be read: {type(error).__name__}", where=str(folder), hint=_HINT
@@ -120,9 +143,9 @@ def load_folder(
                 folder,
                 config=config,
                 dtype=dtype or "auto",
-                use_safetensors=True,
+                use_safetensors=not weights.pickled,
+                weights_only=True,
                 local_files_only=True,
-                trust_remote_code=False,
                 output_loading_info=True,
                 # A head for other labels gives way to the trained one; nothing else may.
                 ignore_mismatched_sizes=bool(labels),
@@ -141,7 +164,12 @@ def load_folder(
 
 
 def load_original(
-    artifact: Artifact, model: str | None, dtype: torch.dtype | None = None
+    artifact: Artifact,
+    model: str | None,
+    dtype: torch.dtype | None = None,
+    *,
+    trust: Trust = _NOTHING_MORE,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> Original:
     """Load the model that an artifact was made from, and make sure that it is that one.
 
@@ -149,6 +177,8 @@ def load_original(
         artifact: An opened artifact.
         model: A folder or hub id; None: what the manifest calls the model.
         dtype: To load as; None: as stored.
+        trust: What its folder may do: what it did when it was exported.
+        announce: Told which files of code are going to be run, before they are.
 
     Raises:
         ModelError: It is not there, cannot be loaded, or is another model: names the first tensor
@@ -156,7 +186,7 @@ def load_original(
     """
     info = artifact.manifest.model
     try:
-        folder, _ = resolve(model or info.name)
+        folder, _ = resolve(model or info.name, trust)
     except ModelError as error:
         if model is not None:
             raise
@@ -165,9 +195,15 @@ def load_original(
             where="--model",
             hint="name its folder or hub id with --model",
         ) from error
-    loaded, missing = load_folder(folder, info.architecture, artifact.manifest.labels, dtype)
+    code = code_files(folder, config_document(folder), trust)
+    if code:
+        announce(f"running code that came with the model: {', '.join(map(str, code))}")
+    loaded, missing = load_folder(
+        folder, info.architecture, artifact.manifest.labels, dtype, trust=trust
+    )
     _same(artifact, loaded, missing, folder)
-    return Original(folder, loaded, missing, _task_head(artifact, loaded))
+    notices = (*code_notice(code), *find_weights(folder, trust).notices)
+    return Original(folder, loaded, missing, _task_head(artifact, loaded), trust, code, notices)
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:  # noqa: ANN401

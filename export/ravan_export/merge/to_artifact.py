@@ -79,7 +79,10 @@ def merge_to_artifact(work: Work, seed: int | None) -> None:
         work.notices.append(f"seed {seed} is the old artifact's: the bases are the same again")
     work.progress("loading the model")
     # In float32 whatever it is stored as: rounding again would move the model.
-    original = load_original(work.artifact, work.model, torch.float32)
+    original = load_original(
+        work.artifact, work.model, torch.float32, trust=work.trust, announce=work.announce
+    )
+    work.notices.extend(original.notices)
     fold_model(work.artifact, work.heads, original)
     exported = _export(work, original, seed)
     work.details |= {"digest": exported.digest, "seed": seed}
@@ -104,7 +107,9 @@ def _export(work: Work, original: Original, seed: int) -> Exported:
             task_head={
                 key: array for key, array in work.heads.items() if key.startswith("task_head.")
             },
+            trust_remote_code=original.trust.trust_remote_code,
             progress=work.progress,
+            announce=work.announce,
             **same_sizes(manifest),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ def merge_hf(work: Work) -> None:
         StorageError: The disk is full, or the like.
     """
     work.progress("loading the model")
-    original = load_original(work.artifact, work.model)
+    original = load_original(work.artifact, work.model, trust=work.trust, announce=work.announce)
+    work.notices.extend(original.notices)
     head = external_head(work.artifact, work.heads, original)
     work.progress("folding the heads in")
     fold_model(work.artifact, work.heads, original)
@@ -53,7 +54,7 @@ def merge_hf(work: Work) -> None:
         _add_pooling(work.folder, head)
         work.notices.append(add_task_head(work.folder, head))
     work.progress("comparing it with the artifact")
-    loaded, _ = load_folder(work.folder.path, type(original.model).__name__)
+    loaded, _ = load_folder(work.folder.path, type(original.model).__name__, trust=original.trust)
     exact = original.dtype == "float32"
     if not exact:
         work.notices.append(
@@ -111,7 +112,7 @@ def external_head(artifact: Artifact, heads: Heads, original: Original) -> Exter
     """
     if original.task_head is not None:
         return None
-    pooling = _pooling(artifact, original.folder)
+    pooling = _pooling(artifact, original)
     names = {name.removeprefix("task_head.") for name in heads if name.startswith("task_head.")}
     if pooling is None or names != {"weight", "bias"}:
         raise ModelError(
@@ -123,13 +124,14 @@ def external_head(artifact: Artifact, heads: Heads, original: Original) -> Exter
     return ExternalHead(pooling, heads["task_head.weight"], heads["task_head.bias"])
 
 
-def _pooling(artifact: Artifact, folder: Path) -> Pooling | None:
+def _pooling(artifact: Artifact, original: Original) -> Pooling | None:
     """How token vectors become one: what the folder declares, or what the exporter chose."""
-    manifest = artifact.manifest
+    manifest, folder = artifact.manifest, original.folder
     declared = read_pooling(folder)
     if declared is not None:
         return declared
-    return open_checkpoint(folder, manifest.model.name, manifest.task).form.pooling
+    opened = open_checkpoint(folder, manifest.model.name, manifest.task, original.trust)
+    return opened.form.pooling
 
 
 def _add_pooling(folder: MergedFolder, head: ExternalHead) -> None:
@@ -188,7 +190,7 @@ def write_hf(artifact: Artifact, original: Original, folder: MergedFolder) -> No
     Raises:
         StorageError: The disk is full, or the like.
     """
-    _copy(original.folder, folder)
+    _copy(original.folder, folder, original.code)
     model = original.model
     # What the checkpoint lacked and nobody trained (a pooler that is never read) stays away:
     # transformers has filled it with random numbers.
@@ -208,8 +210,8 @@ def write_hf(artifact: Artifact, original: Original, folder: MergedFolder) -> No
     folder.add_bytes("README.md", _card(artifact).encode())
 
 
-def _copy(source: Path, folder: MergedFolder) -> None:
-    for relative in _files(source):
+def _copy(source: Path, folder: MergedFolder, code: Sequence[Path]) -> None:
+    for relative in (*_files(source), *(path.name for path in code)):
         with storage_errors(source / relative, "read the file"):
             content = (source / relative).read_bytes()
         folder.add_bytes(relative, content)

@@ -59,7 +59,10 @@ def merge_peft(work: Work, rank: int | None) -> None:
     """
     adapter = adapter_of(work.artifact, work.heads, rank)
     work.progress("loading the model")
-    original = load_original(work.artifact, work.model, torch.float32)
+    original = load_original(
+        work.artifact, work.model, torch.float32, trust=work.trust, announce=work.announce
+    )
+    work.notices.extend(original.notices)
     head = external_head(work.artifact, work.heads, original)
     _write(work.artifact, work.heads, original, adapter, work.folder)
     if head is not None:

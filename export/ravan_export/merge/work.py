@@ -13,6 +13,7 @@ from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import NumericsError
 from ravan_export.merge.check import Expected, Gap, refuse
 from ravan_export.merge.folder import MergedFolder
+from ravan_export.settings import Trust
 
 __all__ = ["Heads", "Progress", "Work"]
 
@@ -34,6 +35,8 @@ class Work:
         folder: Where the result is built.
         model: The original model, from the caller; None: what the manifest calls it.
         progress: Told what is going on.
+        trust: What the original model's folder may do.
+        announce: Told which code is going to be run.
         gap: How far the result is from the artifact.
         notices: What a person should know.
         details: What only this target has.
@@ -46,6 +49,8 @@ class Work:
     folder: MergedFolder
     model: str | None
     progress: Progress
+    trust: Trust
+    announce: Progress
     gap: Gap | None = None
     notices: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
