@@ -65,7 +65,11 @@ EVAL = ("eval", "artifact", "--data")
     ("code", "words", "quoted"),
     [
         (2, (*TRAIN, "--lr", "0"), "ravan: --lr: 0.0 is out of range, expected more than 0"),
-        (2, SIMULATE, "ravan: --max-length: 128, but the model takes at most 64 tokens. "),
+        (
+            2,
+            (*SIMULATE, "--max-length", "128"),
+            "ravan: --max-length: 128, but the model takes at most 64 tokens. ",
+        ),
         (
             2,
             (*SIMULATE, "--partition", "dirichlet"),

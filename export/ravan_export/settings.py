@@ -8,6 +8,7 @@ from typing import Literal
 
 from ravan_edge.errors import UsageError
 from ravan_edge.generator import MAX_SEED
+from ravan_edge.tasks import USUAL_LENGTH
 from ravan_edge.training.options import check_options, option
 from ravan_export.bases import Init
 
@@ -115,8 +116,13 @@ class StepSize:
     batch: int = option(
         8, "Rows of the step whose memory is looked at.", minimum=1, maximum=1 << 20, group="Step"
     )
-    length: int = option(
-        128, "Tokens of a row; images have their own.", minimum=1, maximum=1 << 20, group="Step"
+    length: int | None = option(
+        None,
+        f"Tokens of a row; images have their own. Default: {USUAL_LENGTH}, or what the model takes "
+        "where that is less.",
+        minimum=1,
+        maximum=1 << 20,
+        group="Step",
     )
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 from ravan_edge.plans.step import RuntimeSettings
+from ravan_edge.tasks import LENGTH_HELP
 from ravan_edge.training.options import (
     OptionInfo,
     check_options,
@@ -50,9 +51,7 @@ class DataSettings:
         None, "Column of the labels. Default: found by its usual names.", group="Data"
     )
     skip_empty: bool = option(False, "Leave out rows with an empty text.", group="Data")
-    max_length: int = option(
-        128, "Most tokens of a text; longer ones are cut.", minimum=1, maximum=1 << 20, group="Data"
-    )
+    max_length: int | None = option(None, LENGTH_HELP, minimum=1, maximum=1 << 20, group="Data")
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -30,6 +30,7 @@ from ravan_edge.simulate import SimulationRequest, SimulationSettings, read_summ
 from ravan_edge.simulate import simulate as run_simulation
 from ravan_edge.simulate.progress import RoundDisplay
 from ravan_edge.simulate.report import REPORT_NAME, write_report
+from ravan_edge.tasks import USUAL_LENGTH
 from ravan_edge.training import LocalSettings
 
 __all__ = ["DEMO_SETTINGS", "demo"]
@@ -132,7 +133,7 @@ def _export(artifact: Path, labels: Path) -> None:
     model = _model_folder()
     with storage_errors(artifact.parent, "make the demo's folder"):
         artifact.parent.mkdir(parents=True, exist_ok=True)
-    local, length = DEMO_SETTINGS.local, DEMO_SETTINGS.max_length
+    local, length = DEMO_SETTINGS.local, DEMO_SETTINGS.max_length or USUAL_LENGTH
     tokens = local.batch_size * length
     words = [
         *_export_words(model, labels, artifact),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ravan_edge.artifact.heads import heads_version, read_heads
 from ravan_edge.artifact.opening import Artifact, open_artifact
-from ravan_edge.cli.common import DataSettings, PlanSettings, Reporter
+from ravan_edge.cli.common import DataSettings, PlanSettings, Reporter, say
 from ravan_edge.methods import Method, Vector, method_for
 from ravan_edge.plans import Step, open_step
-from ravan_edge.tasks import DataSource, LoadedData, Task, task_for
+from ravan_edge.tasks import DataSource, LoadedData, Task, length_notice, task_for, text_length
 
 __all__ = ["Opened", "opened"]
 
@@ -54,16 +54,24 @@ class Opened:
         tensors = read_heads(path, self.artifact)
         return self.method.layout.pack(tensors), heads_version(path, self.artifact)
 
-    def length(self, wanted: int) -> int:
-        """The most tokens of a row: what is wanted, but no more than the model can take."""
+    def length(self, typed: int | None) -> int:
+        """The most tokens of a row; where the model's limit decides, that is said.
+
+        Raises:
+            UsageError: More was typed than the model takes.
+        """
         text = self.artifact.manifest.text
-        return wanted if text is None else min(wanted, text.max_length)
+        notice = length_notice(text, typed)
+        if notice is not None:
+            say(f"note: {notice}")
+        return text_length(text, typed)
 
     def load(self, path: Path, settings: DataSettings, reporter: Reporter) -> LoadedData:
         """The rows of a labelled data file (cached).
 
         Raises:
             DataError: The file is refused, or not there.
+            UsageError: More tokens were typed than the model takes.
         """
         source = DataSource(
             path,

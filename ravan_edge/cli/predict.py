@@ -16,6 +16,7 @@ from ravan_edge.cli.opened import Opened, opened
 from ravan_edge.data.words import WordTexts
 from ravan_edge.errors import UsageError
 from ravan_edge.methods import Vector
+from ravan_edge.tasks import LENGTH_HELP
 from ravan_edge.training import predict as probabilities_of
 from ravan_edge.training import predict_tokens
 
@@ -36,9 +37,7 @@ def predict(
         Path | None, typer.Option("--heads", help="Saved heads. Default: the initial ones.")
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many labels to show.")] = 3,
-    max_length: Annotated[
-        int, typer.Option("--max-length", min=1, help="Most tokens of a text.")
-    ] = 128,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=1, help=LENGTH_HELP)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which labels texts have, with probabilities; for token-classification, each word's.

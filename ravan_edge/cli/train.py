@@ -124,6 +124,8 @@ def train(
     _check_out(out)
     reporter = Reporter()
     with opened(artifact, running) as kit, PeakSampler([os.getpid()]) as sampler:
+        # The length itself counts, whether it was typed or is the default for this model.
+        reading = replace(reading, max_length=kit.length(reading.max_length))
         loaded = kit.load(data, reading, reporter)
         dataset = loaded.dataset
         examples, held_out = validation_split(

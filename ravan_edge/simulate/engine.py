@@ -18,7 +18,7 @@ from ravan_edge.files import write_atomic
 from ravan_edge.memory import PeakSampler
 from ravan_edge.methods import Method, Vector, method_for
 from ravan_edge.simulate.evaluation import divergence, evaluate_sets, evaluation_lines
-from ravan_edge.simulate.events import OnEvent, Resumed, RoundDone, Stage
+from ravan_edge.simulate.events import Notice, OnEvent, Resumed, RoundDone, Stage
 from ravan_edge.simulate.messages import OpenArtifact
 from ravan_edge.simulate.prepare import Prepared, check_settings, partition_document, prepare
 from ravan_edge.simulate.request import SimulationRequest
@@ -27,6 +27,7 @@ from ravan_edge.simulate.run_folder import RunFolder, check_folder, json_bytes, 
 from ravan_edge.simulate.state import RunState
 from ravan_edge.simulate.summary import build_summary
 from ravan_edge.simulate.workers import WorkerPool
+from ravan_edge.tasks import length_notice, text_length
 
 __all__ = ["default_workers", "simulate"]
 
@@ -115,8 +116,14 @@ def _open(
 ) -> _Run | None:
     """Everything up to the first round; None for a run that is finished."""
     artifact = open_artifact(request.artifact)
-    settings = request.settings
-    check_settings(settings, artifact.manifest)
+    check_settings(request.settings, artifact.manifest)
+    typed, text = request.settings.max_length, artifact.manifest.text
+    notice = length_notice(text, typed)
+    if notice is not None:
+        on_event(Notice(notice))
+    # What is recorded is the length itself: the default depends on the model.
+    settings = replace(request.settings, max_length=text_length(text, typed))
+    request = replace(request, settings=settings)
     configuration = request.configuration(artifact)
     provenance = request.provenance()
     # Before the work of reading data. Nothing is written yet: refused data leave no folder behind.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ravan_edge.simulate.state import Evaluation
 
-__all__ = ["OnEvent", "Resumed", "RoundDone", "Stage"]
+__all__ = ["Notice", "OnEvent", "Resumed", "RoundDone", "Stage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,13 @@ class Stage:
     name: str
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +57,4 @@ class RoundDone:
     seconds: float
 
 
-OnEvent = Callable[[Stage | Resumed | RoundDone], None]
+OnEvent = Callable[[Notice | Stage | Resumed | RoundDone], None]

@@ -24,7 +24,7 @@ from ravan_edge.merge import MergeScale
 from ravan_edge.simulate.clock import Clock, flops_per_token
 from ravan_edge.simulate.messages import EvaluationSet, OpenData, Transfer
 from ravan_edge.simulate.settings import SimulationSettings
-from ravan_edge.tasks import DataSource, row_classes, task_for
+from ravan_edge.tasks import DataSource, row_classes, task_for, text_length
 
 __all__ = ["Prepared", "check_settings", "partition_document", "prepare"]
 
@@ -69,12 +69,7 @@ def check_settings(settings: SimulationSettings, manifest: Manifest) -> None:
             where="--partition",
             hint="use iid, or column:NAME for natural users",
         )
-    if text is not None and settings.max_length > text.max_length:
-        raise UsageError(
-            f"{settings.max_length}, but the model takes at most {text.max_length} tokens",
-            where="--max-length",
-            hint=f"use at most {text.max_length}",
-        )
+    text_length(text, settings.max_length)
     if settings.plan not in manifest.plans:
         raise UsageError(
             f"the artifact has no plan {settings.plan!r}; found {', '.join(sorted(manifest.plans))}",
@@ -127,7 +122,7 @@ def prepare(
             label_column=settings.label_column,
             user_column=user_column,
             skip_empty=settings.skip_empty,
-            max_length=settings.max_length,
+            max_length=text_length(manifest.text, settings.max_length),
         )
         progress = None if on_rows is None else partial(on_rows, f"reading {name}")
         loaded = task.load(artifact, source, progress)

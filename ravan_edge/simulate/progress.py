@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from ravan_edge.simulate.events import Resumed, RoundDone, Stage
+from ravan_edge.simulate.events import Notice, Resumed, RoundDone, Stage
 from ravan_edge.simulate.sweep import SweepRun
 
 if TYPE_CHECKING:
@@ -85,14 +85,23 @@ class RoundDisplay:
         if self._progress is not None:
             self._progress.stop()
 
-    def __call__(self, event: SweepRun | Stage | Resumed | RoundDone) -> None:
+    def __call__(self, event: SweepRun | Notice | Stage | Resumed | RoundDone) -> None:
         """Show an event."""
         if isinstance(event, SweepRun):
             self._prefix = f"[{event.number}/{event.total}] {event.name}  "
-        if self._progress is not None:
+        if isinstance(event, Notice):
+            self._say(f"note: {event.text}")
+        elif self._progress is not None:
             self._show(self._progress, event)
         else:
             self._write(event)
+
+    def _say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text, markup=False, highlight=False)
+        else:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
 
     def _write(self, event: SweepRun | Stage | Resumed | RoundDone) -> None:
         text = None

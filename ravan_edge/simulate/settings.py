@@ -7,6 +7,7 @@ from typing import Any
 
 from ravan_edge.data import PartitionSpec, parse_partition
 from ravan_edge.simulate.budgets import HeadBudgets, parse_head_budgets
+from ravan_edge.tasks import LENGTH_HELP
 from ravan_edge.training import LocalSettings, check_options, option
 
 __all__ = ["SimulationSettings"]
@@ -63,9 +64,7 @@ class SimulationSettings:
         None, "Column of the labels. Default: found by its usual names.", group=_DATA
     )
     skip_empty: bool = option(False, "Leave out rows with an empty text.", group=_DATA)
-    max_length: int = option(
-        128, "Most tokens of a text; longer ones are cut.", minimum=1, group=_DATA
-    )
+    max_length: int | None = option(None, LENGTH_HELP, minimum=1, group=_DATA)
     head_budgets: str | None = option(
         None,
         "Weak devices: HEADS:SHARE pairs such as 1:0.25,3:0.5,4:0.25. Default: all train all heads.",

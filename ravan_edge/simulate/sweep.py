@@ -16,7 +16,7 @@ from typing import Any
 from ravan_edge.errors import NumericsError, UsageError
 from ravan_edge.files import storage_errors, write_atomic
 from ravan_edge.simulate.engine import simulate
-from ravan_edge.simulate.events import OnEvent, Resumed, RoundDone, Stage
+from ravan_edge.simulate.events import Notice, OnEvent, Resumed, RoundDone, Stage
 from ravan_edge.simulate.lock import FolderLock
 from ravan_edge.simulate.request import SimulationRequest
 from ravan_edge.simulate.run_folder import RUN_NAME, json_bytes
@@ -36,7 +36,7 @@ class SweepRun:
     name: str
 
 
-OnSweepEvent = Callable[[SweepRun | Stage | Resumed | RoundDone], None]
+OnSweepEvent = Callable[[SweepRun | Notice | Stage | Resumed | RoundDone], None]
 
 
 @dataclass(frozen=True)

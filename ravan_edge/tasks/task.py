@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.data import Columns, Dataset
+from ravan_edge.tasks.length import USUAL_LENGTH
 
 __all__ = ["DataSource", "LoadedData", "OnRows", "Task", "row_classes"]
 
@@ -37,7 +38,7 @@ class DataSource:
     label_column: str | None = None
     user_column: str | None = None
     skip_empty: bool = False
-    max_length: int = 128
+    max_length: int = USUAL_LENGTH
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ TrainedIn = dict[Method, Path]
 def train(
     capsys: pytest.CaptureFixture[str], artifact: Path, data: Path, out: Path, *more: object
 ) -> Call:
-    words = ("--local-steps", 30, "--lr", 1e-2, "--checkpoint-seconds", 0, *more)
-    return ravan(capsys, "train", artifact, "--data", data, "--out", out, *words)
+    words = ("--local-steps", 30, "--lr", 1e-2, "--checkpoint-seconds", 0, "--max-length", 64)
+    return ravan(capsys, "train", artifact, "--data", data, "--out", out, *words, *more)
 
 
 @pytest.mark.parametrize("method", ["ravan", "fedit", "head-only"])

@@ -17,7 +17,7 @@ from ravan_edge.artifact.manifest import Layer, ModelInfo, TensorEntry
 from ravan_edge.artifact.signature import SIGNATURES
 from ravan_edge.artifact.summary import heads_bytes, update_bytes
 from ravan_edge.artifact.tensor_header import TensorHeader, planned_header
-from ravan_edge.errors import UsageError
+from ravan_edge.tasks import text_length
 from ravan_export.adaptation import Adaptation, adapt
 from ravan_export.costs.liveness import live_peak
 from ravan_export.costs.sizes import tensor_sizes
@@ -104,7 +104,7 @@ def estimate(
     *,
     options: ExportSettings = _PLAIN,
     batch: int = StepSize.batch,
-    length: int = StepSize.length,
+    length: int | None = StepSize.length,
 ) -> Estimate:
     """What a model costs before it is exported.
 
@@ -115,7 +115,8 @@ def estimate(
         labels: As for an export; None: as many as the configuration says.
         options: Of the export.
         batch: Rows of the step to look at.
-        length: Tokens of a row; images have their own.
+        length: Tokens of a row; images have their own. None: the usual length, or what the model takes
+            where that is less.
 
     Raises:
         ModelError: The model cannot be exported exactly.
@@ -133,12 +134,7 @@ def estimate(
         checkpoint = open_outline(folder, name, doing.name)
     names = () if labels is None else label_names(labels, doing)
     source = doing.load(checkpoint, names)
-    if source.text is not None and length > source.text.max_length:
-        raise UsageError(
-            f"{length}, but the model takes at most {source.text.max_length} tokens",
-            where="--length",
-            hint=f"use a number from 1 to {source.text.max_length}",
-        )
+    length = text_length(source.text, length, where="--length")
     adaptation = adapt(source.model, source.family, source.task_modules, options, drawn=False)
     program = captured(source, doing)
     plan = build_whole(program, adaptation, doing, task_parts(source, program), options.tokens)
