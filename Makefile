@@ -47,7 +47,7 @@ test: install ort-training  ## what must pass before a commit: at most 10 minute
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" --cov --cov-report=term
 
 test-full: install ort-training  ## the slow tests, which `make test` leaves out
-	$(BIN)/python -m pytest -m "slow and not soak"
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not soak"
 
 soak: install  ## the tests that take many minutes
 	$(BIN)/python -m pytest -m soak

@@ -43,17 +43,20 @@ def _load(artifact: Artifact, plan: Plan, threads: int) -> Any:
     portable_lib._unsafe_reset_threadpool(threads)
     path = artifact.graph_path("executorch", "step")
     try:
-        return portable_lib._load_for_executorch(
+        program = portable_lib._load_for_executorch(
             str(path),
             str(artifact.folder / plan.blobs[0]),
             program_verification=portable_lib.Verification.InternalConsistency,
         )
+        for role in plan.graphs:  # nothing is read before somebody asks
+            program.method_meta(role)
     except RuntimeError as error:
         raise ArtifactError(
             f"ExecuTorch cannot load the program: {error}",
             where=str(path),
             hint="export the artifact again",
         ) from error
+    return program
 
 
 class ExecutorchStep:
