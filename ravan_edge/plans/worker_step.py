@@ -126,6 +126,8 @@ class WorkerStep:
     The process is started here, so that what is missing shows up at once. If it dies, the step that
     it was in is lost (``WorkerError``), and the next one starts a new process.
 
+    A step costs about 0.3 ms more than in this process (a tiny model on x86-64, 0.31 against 0.05 ms).
+
     Args:
         artifact: An opened artifact; the process opens it again by its folder.
         plan: The plan's name.
