@@ -126,6 +126,7 @@ def train(
     with opened(artifact, running) as kit, PeakSampler([os.getpid()]) as sampler:
         # The length itself counts, whether it was typed or is the default for this model.
         reading = replace(reading, max_length=kit.length(reading.max_length))
+        sampler.family_peak_bytes(os.getpid())  # a plan's own process is watched from here
         loaded = kit.load(data, reading, reporter)
         dataset = loaded.dataset
         examples, held_out = validation_split(
@@ -154,7 +155,7 @@ def train(
         after = _score(kit, trained, dataset, held_out, reporter)
         write_heads(out, kit.artifact, kit.method.layout.views(trained), version + 1)
         unfinished.remove()
-        peak = sampler.peak(os.getpid())
+        peak, peak_bytes = sampler.peak(os.getpid()), sampler.family_peak_bytes(os.getpid())
     document: dict[str, Any] = {
         "heads": str(out),
         "version": version + 1,
@@ -174,7 +175,7 @@ def train(
         if before is None or after is None
         else {"before": _figures(before, kit.task), "after": _figures(after, kit.task)},
         "seconds": round(result.seconds, 3),
-        "peak_memory_bytes": peak.anonymous_bytes,
+        "peak_memory_bytes": peak_bytes,
         "mapped_bytes": peak.mapped_bytes,
     }
     if as_json:

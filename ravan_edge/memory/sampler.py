@@ -6,6 +6,7 @@ mapped files, such as the artifact's base, can be dropped by the system and are 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -69,6 +70,7 @@ class PeakSampler:
         self._pids = tuple(pids)
         self._interval_seconds = interval_seconds
         self._process: subprocess.Popen[str] | None = None
+        self._children: set[int] = set()
 
     def __enter__(self) -> Self:
         # On Linux nothing but the standard library is needed, so `site` is not even run (-S).
@@ -148,6 +150,28 @@ class PeakSampler:
     def peak_bytes(self, pid: int) -> int:
         """The highest RssAnon + VmSwap of a process so far."""
         return self.peak(pid).anonymous_bytes
+
+    def family_peak_bytes(self, pid: int) -> int:
+        """The peaks of a process and of those that it runs now, added up.
+
+        A plan may compute in a process of its own. Such a process is watched from the first call after
+        its start, so call this early once.
+        """
+        import psutil
+
+        own = None if self._process is None else self._process.pid
+        total = self.peak_bytes(pid)
+        try:
+            children = [child.pid for child in psutil.Process(pid).children() if child.pid != own]
+        except psutil.Error:  # it has just ended
+            return total
+        for child in children:
+            with contextlib.suppress(StorageError):  # a child that has just ended
+                if child not in self._children:
+                    self.add(child)
+                    self._children.add(child)
+                total += self.peak_bytes(child)
+        return total
 
     def _ask(self, verb: str, pid: int) -> dict[str, float]:
         process = self._process

@@ -244,7 +244,7 @@ def _round_done(
 
 def _peak_bytes(run: _Run) -> int:
     try:
-        return max(run.sampler.peak_bytes(pid) for pid in run.pool.process_ids)
+        return max(run.sampler.family_peak_bytes(pid) for pid in run.pool.process_ids)
     except StorageError:  # the sampling process was killed: a figure less, not a lost run
         return 0
 

@@ -62,6 +62,18 @@ def test_a_short_peak_of_another_process_is_seen(child: subprocess.Popen[str]) -
         assert sampler.peak(child.pid).first_bytes == peak.first_bytes
 
 
+def test_what_a_process_has_started_counts_with_it(child: subprocess.Popen[str]) -> None:
+    with PeakSampler([os.getpid()]) as sampler:
+        before = sampler.family_peak_bytes(os.getpid())
+        assert before >= sampler.peak_bytes(os.getpid()) + sampler.peak_bytes(child.pid)
+        breathe(child)
+        grown = sampler.family_peak_bytes(os.getpid()) - before
+        assert 38 * MB < grown < 60 * MB
+        child.kill()
+        child.wait()
+        assert sampler.family_peak_bytes(os.getpid()) < before + grown
+
+
 def test_a_process_that_ended_keeps_its_peak(child: subprocess.Popen[str]) -> None:
     with PeakSampler([child.pid]) as sampler:
         breathe(child)
