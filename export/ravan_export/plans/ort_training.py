@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
@@ -155,6 +156,32 @@ def _for_the_tools(
     return external
 
 
+def _never_empty(model: ModelProto) -> None:
+    """Give each list of losses that is put together and summed a 0 at its end.
+
+    Of a concatenation without any number the runtime forgets how long the parts were, and its gradient
+    fails; a batch in which nothing counts is such a case.
+    """
+    graph = model.graph
+    ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in graph.value_info}
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    spare = numpy_helper.from_array(np.zeros(1, np.float32), "nothing")
+    found = False
+    for node in graph.node:
+        if (
+            node.op_type == "Concat"
+            and readers.get(node.output[0]) == {"ReduceSum"}
+            and all(ranks.get(name) == 1 for name in node.input)
+        ):
+            node.input.append(spare.name)
+            found = True
+    if found:
+        graph.initializer.append(spare)
+
+
 def _generate(model: ModelProto, folder: Path, parameters: Sequence[str]) -> None:
     """Run the runtime's tools on a forward graph, in the runtime's environment.
 
@@ -262,6 +289,7 @@ def write_ort_training(context: PlanContext) -> Plan:
     # Its gradients of broadcasts go by the shapes that it finds written down; where it finds none it
     # takes two dimensions for equal. It does not follow sizes through Concat and Reshape itself.
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    _never_empty(model)
     inputs, outputs = _interface(forward, context)
     with tempfile.TemporaryDirectory(prefix="ravan-ort-training-") as name:
         folder = Path(name)
