@@ -77,6 +77,11 @@ EVAL = ("eval", "artifact", "--data")
         ),
         (2, (*TRAIN, "--rank", "3"), "No such option: --rank"),
         (3, ("inspect", "nowhere"), "ravan: nowhere: there is no such folder. To mend it: "),
+        (
+            3,
+            (*SIMULATE, "--plan", "executorch"),
+            "the artifact has no plan 'executorch'; found whole. ",
+        ),
         (4, (*EVAL, "nowhere.csv"), ": no such file. To mend it: check the path"),
         (4, (*EVAL, "mails.txt"), "ravan: mails.txt: unsupported suffix '.txt', expected .csv, "),
         (4, (*EVAL, "head.csv"), ": no rows. To mend it: a csv needs rows below its header, "),

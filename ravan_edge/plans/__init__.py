@@ -1,6 +1,6 @@
 """Plans: the ways to compute a training step, all behind one protocol."""
 
-from ravan_edge.plans.registry import PLANS, PlanKind, open_step
+from ravan_edge.plans.registry import PLANS, PlanKind, check_plan, open_step
 from ravan_edge.plans.step import Evaluation, RuntimeSettings, Step, StepResult
 from ravan_edge.plans.whole import WholeStep
 
@@ -12,5 +12,6 @@ __all__ = [
     "Step",
     "StepResult",
     "WholeStep",
+    "check_plan",
     "open_step",
 ]

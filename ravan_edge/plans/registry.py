@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ravan_edge.artifact.manifest import Manifest
 from ravan_edge.artifact.opening import Artifact
-from ravan_edge.errors import UsageError
+from ravan_edge.errors import ArtifactError, UsageError
 from ravan_edge.plans.executorch import open_executorch
 from ravan_edge.plans.ort_training import OrtTrainingStep
 from ravan_edge.plans.step import RuntimeSettings, Step
 from ravan_edge.plans.whole import WholeStep
 
-__all__ = ["PLANS", "PlanKind", "open_step"]
+__all__ = ["PLANS", "PlanKind", "check_plan", "open_step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,33 @@ PLANS: Mapping[str, PlanKind] = {
 }
 
 
+def check_plan(plan: str, manifest: Manifest, where: str | None = None) -> None:
+    """Refuse a plan that is unknown, or that an artifact does not have.
+
+    Args:
+        plan: Its name.
+        manifest: The artifact's.
+        where: The artifact's folder.
+
+    Raises:
+        UsageError: There is no such plan in this version.
+        ArtifactError: The artifact does not have it.
+    """
+    if plan not in PLANS:
+        raise UsageError(
+            f"no plan {plan!r}; this version has {', '.join(PLANS)}",
+            where="--plan",
+            hint="use one of them",
+        )
+    if plan not in manifest.plans:
+        wanted = ",".join(dict.fromkeys(("whole", plan)))
+        raise ArtifactError(
+            f"the artifact has no plan {plan!r}; found {', '.join(sorted(manifest.plans)) or 'none'}",
+            where=where,
+            hint=f"use a plan that is there, or export the model again with --plans {wanted}",
+        )
+
+
 def open_step(artifact: Artifact, plan: str, settings: RuntimeSettings) -> Step:
     """The step of one plan of an opened artifact.
 
@@ -60,6 +88,5 @@ def open_step(artifact: Artifact, plan: str, settings: RuntimeSettings) -> Step:
         ArtifactError: The artifact does not have it, or its graphs cannot be loaded.
         MissingExtraError: Its runtime is not installed.
     """
-    if plan not in PLANS:
-        raise UsageError(f"no plan {plan!r}; this version has {', '.join(PLANS)}", where="--plan")
+    check_plan(plan, artifact.manifest, str(artifact.folder))
     return PLANS[plan].open(artifact, settings)

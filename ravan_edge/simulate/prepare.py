@@ -21,6 +21,7 @@ from ravan_edge.data import (
 )
 from ravan_edge.errors import UsageError
 from ravan_edge.merge import MergeScale
+from ravan_edge.plans import check_plan
 from ravan_edge.simulate.clock import Clock, flops_per_token
 from ravan_edge.simulate.messages import EvaluationSet, OpenData, Transfer
 from ravan_edge.simulate.settings import SimulationSettings
@@ -61,6 +62,7 @@ def check_settings(settings: SimulationSettings, manifest: Manifest) -> None:
 
     Raises:
         UsageError: Names the option.
+        ArtifactError: The artifact does not have the plan.
     """
     text, task = manifest.text, task_for(manifest)
     if settings.partition_spec.kind == "dirichlet" and not task.row_labels:
@@ -70,12 +72,7 @@ def check_settings(settings: SimulationSettings, manifest: Manifest) -> None:
             hint="use iid, or column:NAME for natural users",
         )
     text_length(text, settings.max_length)
-    if settings.plan not in manifest.plans:
-        raise UsageError(
-            f"the artifact has no plan {settings.plan!r}; found {', '.join(sorted(manifest.plans))}",
-            where="--plan",
-            hint="use one of them, or export the artifact with this plan",
-        )
+    check_plan(settings.plan, manifest)
     budgets = settings.budgets
     if budgets is None:
         return

@@ -18,6 +18,7 @@ from ravan_export.tasks.text import (
     padded_ids,
     random_words,
     text_example,
+    text_notices,
     text_settings,
 )
 from ravan_export.tasks.vocabulary import VocabularyLoss
@@ -60,6 +61,7 @@ class MaskedLanguage(Task):
                 vocabulary=found.vocabulary,
                 special_ids=found.special_ids,
             ),
+            notices=text_notices(checkpoint),
         )
 
     def example(self, source: Source) -> dict[str, Tensor]:

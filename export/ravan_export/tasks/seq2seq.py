@@ -16,10 +16,10 @@ from ravan_export.tasks.task import IGNORED, Array, Loss, Task
 from ravan_export.tasks.text import (
     TEXT_DIMS,
     TEXT_INPUTS,
-    length_notices,
     padded_ids,
     random_words,
     text_example,
+    text_notices,
     text_settings,
 )
 from ravan_export.tasks.vocabulary import VocabularyLoss
@@ -56,7 +56,7 @@ class SequenceToSequence(Task):
             )
         pad_id = special_token_id(checkpoint, "pad", words) or 0
         start_id = special_token_id(checkpoint, "decoder_start", words)
-        notices = length_notices(checkpoint)
+        notices = text_notices(checkpoint)
         if start_id is None:
             start_id = pad_id
             notices = (

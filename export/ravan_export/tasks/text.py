@@ -20,10 +20,10 @@ from ravan_export.tokenizer import TOKENIZER_FILE
 __all__ = [
     "TEXT_DIMS",
     "TEXT_INPUTS",
-    "length_notices",
     "padded_ids",
     "random_words",
     "text_example",
+    "text_notices",
     "text_settings",
 ]
 
@@ -50,9 +50,16 @@ def text_settings(checkpoint: Checkpoint, **more: Any) -> TextSettings:  # noqa:
     """The manifest's ``text``; ``more`` are its keys that only some tasks have, or replacements.
 
     Raises:
-        ModelError: The configuration does not say how long a text may be.
+        ModelError: The configuration does not say how long a text may be, or which token pads it
+            where positions depend on that.
     """
     config, family = checkpoint.config, checkpoint.family
+    if family.position_offset and config.pad_token_id is None:
+        raise ModelError(
+            f"no pad_token_id, which {family.name} counts its positions from",
+            where=str(checkpoint.folder / "config.json"),
+            hint="add it: the id of the tokenizer's padding token (1 for most of these models)",
+        )
     if family.length_key is None:
         most, _ = _usual_length(checkpoint)
     else:
@@ -73,13 +80,19 @@ def text_settings(checkpoint: Checkpoint, **more: Any) -> TextSettings:  # noqa:
     return TextSettings(**(keys | more))
 
 
-def length_notices(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Where the longest text is a choice, not the model's: what was chosen."""
-    if checkpoint.family.length_key is not None:
-        return ()
-    most, chosen_by = _usual_length(checkpoint)
-    name = checkpoint.family.name
-    return (f"{name} takes texts of any length; at most {most} tokens are read ({chosen_by})",)
+def text_notices(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a person should know of how texts are read: choices that are not the model's."""
+    name, notices = checkpoint.family.name, []
+    if checkpoint.family.length_key is None:
+        most, chosen_by = _usual_length(checkpoint)
+        notices.append(
+            f"{name} takes texts of any length; at most {most} tokens are read ({chosen_by})"
+        )
+    if checkpoint.config.pad_token_id is None:
+        notices.append(
+            "config.json names no padding token: token 0 stands for it, and the mask hides it"
+        )
+    return tuple(notices)
 
 
 def _usual_length(checkpoint: Checkpoint) -> tuple[int, str]:

@@ -18,10 +18,10 @@ from ravan_export.tasks.task import IGNORED, Array, Loss, Task
 from ravan_export.tasks.text import (
     TEXT_DIMS,
     TEXT_INPUTS,
-    length_notices,
     padded_ids,
     random_words,
     text_example,
+    text_notices,
     text_settings,
 )
 
@@ -59,7 +59,7 @@ class TextClassification(Task):
             task_modules=found.modules,
             task_head=found.head,
             text=text_settings(checkpoint),
-            notices=found.notices,
+            notices=(*found.notices, *text_notices(checkpoint)),
         )
 
     def example(self, source: Source) -> dict[str, Tensor]:
@@ -112,7 +112,7 @@ def _sentence_encoder(checkpoint: Checkpoint, labels: tuple[str, ...], pooling: 
         },
         text=text_settings(checkpoint),
         pooling=pooling,
-        notices=length_notices(checkpoint),
+        notices=text_notices(checkpoint),
     )
 
 

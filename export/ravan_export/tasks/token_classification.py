@@ -19,6 +19,7 @@ from ravan_export.tasks.text import (
     padded_ids,
     random_words,
     text_example,
+    text_notices,
     text_settings,
 )
 
@@ -55,7 +56,7 @@ class TokenClassification(Task):
             task_modules=found.modules,
             task_head=found.head,
             text=text_settings(checkpoint),
-            notices=found.notices,
+            notices=(*found.notices, *text_notices(checkpoint)),
         )
 
     def example(self, source: Source) -> dict[str, Tensor]:
