@@ -314,8 +314,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     edge = third_parties(EDGE)
     core = declared()
     assert core <= edge, "the core asks for nothing it does not use"
-    assert edge <= declared("onnxruntime", "simulate", "demo")
-    assert third_parties(EXPORT) <= declared("export")
+    assert edge <= declared("onnxruntime", "simulate", "demo", "executorch")
+    assert third_parties(EXPORT) <= declared("export", "executorch")
     # optimum 2.3 imports requests without declaring it, so we declare it in its place.
     own = declared("export") - declared("onnxruntime", "parquet") - {"requests"}
     assert own <= third_parties(EXPORT)

@@ -17,6 +17,7 @@ from ravan_edge.cli.common import JsonOption, say, takes_settings
 from ravan_edge.errors import UsageError
 from ravan_export.cli_inspect import inspect
 from ravan_export.cli_merge import merge
+from ravan_export.quiet import quiet_imports
 from ravan_export.settings import DEFAULT_TASK, ExportSettings, Trust
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def export(
     if out.exists() and not overwrite and any(out.iterdir() if out.is_dir() else [out]):
         # Said before torch is imported; the writer checks again.
         raise UsageError("is already there", where=str(out), hint="choose another --out")
+    quiet_imports()
     from ravan_export.export import export_artifact
 
     exported = export_artifact(

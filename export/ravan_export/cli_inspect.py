@@ -17,6 +17,7 @@ from ravan_edge.cli.common import JsonOption, print_json, takes_settings
 from ravan_edge.cli.inspect import inspect_artifact, is_model, plain
 from ravan_edge.errors import UsageError
 from ravan_edge.memory import format_bytes
+from ravan_export.quiet import quiet_imports
 from ravan_export.settings import DEFAULT_TASK, ExportSettings, StepSize
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def inspect(
             )
         inspect_artifact(path, as_json=as_json)
         return
+    quiet_imports()
     from ravan_export.costs import estimate
 
     found = estimate(

@@ -10,6 +10,7 @@ import typer
 
 from ravan_edge.cli.common import JsonOption, print_json, say, takes_settings
 from ravan_edge.memory import format_bytes
+from ravan_export.quiet import quiet_imports
 from ravan_export.settings import Trust
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def merge(
       ravan merge mails.ravan --heads heads.safetensors --to hf --model ./roberta-base --out merged
       ravan merge mails.ravan --heads heads.safetensors --to onnx --quantise int8 --out shipped
     """
+    quiet_imports()
     from ravan_export.merge import merge_artifact
 
     merged = merge_artifact(

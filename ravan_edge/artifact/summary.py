@@ -14,6 +14,7 @@ from ravan_edge.artifact.tensor_header import planned_header
 __all__ = [
     "ArtifactSummary",
     "LayerSummary",
+    "PlanSummary",
     "Trained",
     "UploadSummary",
     "describe",
@@ -71,6 +72,15 @@ class UploadSummary:
 
 
 @dataclass(frozen=True)
+class PlanSummary:
+    """One plan: what ``Plan`` of the manifest says about sizes, memory and exactness."""
+
+    limits: Mapping[str, int]
+    planned_bytes: int | None
+    worst_error: float | None
+
+
+@dataclass(frozen=True)
 class ArtifactSummary:
     """What ``ravan inspect`` shows. Sizes are in bytes.
 
@@ -84,6 +94,7 @@ class ArtifactSummary:
         settings: The method's settings that are not null.
         layers: The adapted layers.
         trainable: Trainable numbers per role, and ``total``.
+        plans: By name.
         download_once: Per plan, what a device fetches once: base, graphs, tokenizer, manifest.
         plan_blobs: Per plan, the size of each of those files.
         download_per_round: The heads of one version.
@@ -107,6 +118,7 @@ class ArtifactSummary:
     settings: Mapping[str, str | int | float]
     layers: tuple[LayerSummary, ...]
     trainable: Mapping[str, int]
+    plans: Mapping[str, PlanSummary]
     download_once: Mapping[str, int]
     plan_blobs: Mapping[str, Mapping[str, int]]
     download_per_round: int
@@ -139,6 +151,7 @@ def describe(artifact: Artifact) -> ArtifactSummary:
         settings=settings,
         layers=tuple(LayerSummary(**layer.model_dump()) for layer in manifest.layers),
         trainable=_trainable(manifest),
+        plans={name: _plan(manifest, name) for name in manifest.plans},
         download_once={plan: sum(files.values()) for plan, files in blobs.items()},
         plan_blobs=blobs,
         download_per_round=heads_bytes(manifest),
@@ -147,6 +160,14 @@ def describe(artifact: Artifact) -> ArtifactSummary:
         conformance=() if stored is None else stored.cases,
         notices=manifest.notices,
     )
+
+
+def _plan(manifest: Manifest, name: str) -> PlanSummary:
+    plan, stored = manifest.plans[name], manifest.conformance
+    worst = plan.worst_error
+    if worst is None and name == "whole" and stored is not None:
+        worst = max((case.worst_error for case in stored.cases), default=None)
+    return PlanSummary(dict(plan.limits), plan.planned_bytes, worst)
 
 
 def heads_bytes(manifest: Trained, version: int = 0) -> int:

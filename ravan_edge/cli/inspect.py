@@ -15,6 +15,7 @@ from rich.table import Table
 from ravan_edge.artifact.opening import MANIFEST_NAME, open_artifact
 from ravan_edge.artifact.summary import ArtifactSummary, describe
 from ravan_edge.errors import MissingExtraError
+from ravan_edge.plans.registry import PLANS
 
 __all__ = [
     "inspect",
@@ -72,8 +73,14 @@ def inspect_artifact(artifact: Path, *, as_json: bool) -> None:
 
 
 def summary_document(summary: ArtifactSummary) -> dict[str, object]:
-    """The summary as a JSON document; keys are the names of the summary's fields."""
+    """The summary as a JSON document; keys are the names of the summary's fields.
+
+    Each plan also says which runtime computes it and what it cannot do.
+    """
     document = asdict(summary)
+    for name, plan in document["plans"].items():
+        if name in PLANS:
+            plan |= {"runtime": PLANS[name].runtime, "cannot": list(PLANS[name].cannot)}
     document["conformance"] = [case.model_dump(mode="json") for case in summary.conformance]
     return document
 
@@ -83,6 +90,7 @@ def show(summary: ArtifactSummary, console: Console) -> None:
     _show_facts(summary, console)
     _show_layers(summary, console)
     _show_bytes(summary, console)
+    _show_plans(summary, console)
     if summary.conformance_tolerance is not None:
         worst = max((case.worst_error for case in summary.conformance), default=0.0)
         console.print(
@@ -146,6 +154,25 @@ def _show_bytes(summary: ArtifactSummary, console: Console) -> None:
         count = "1 head" if upload.heads == 1 else f"{upload.heads} heads"
         what = "upload" if upload.heads is None else f"upload, {count} a layer"
         table.add_row(what, _size(upload.bytes), _ratio(upload.times_smaller_than_model))
+    console.print(table)
+
+
+def _show_plans(summary: ArtifactSummary, console: Console) -> None:
+    table = Table(title="Plans", title_justify="left")
+    for column in ("plan", "runtime", "largest error", "cannot do"):
+        table.add_column(column, overflow="fold")
+    for name, plan in summary.plans.items():
+        known = PLANS.get(name)
+        limits = ", ".join(f"{key} {most}" for key, most in sorted(plan.limits.items()))
+        cannot = [] if known is None else list(known.cannot)
+        if limits:
+            cannot.insert(0, f"takes at most {limits}")
+        table.add_row(
+            plain(name),
+            "not known to this version" if known is None else known.runtime,
+            "" if plan.worst_error is None else f"{plan.worst_error:.1e}",
+            plain("; ".join(cannot)),
+        )
     console.print(table)
 
 

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ravan_edge.artifact.summary import describe
-from ravan_edge.cli.inspect import inspect, show
+from ravan_edge.artifact.summary import PlanSummary, describe
+from ravan_edge.cli.inspect import inspect, show, summary_document
 from ravan_edge.errors import ArtifactNotFoundError
+from ravan_edge.plans import PLANS
 from tests.tiny_artifact import make_tiny_artifact
 
 app = typer.Typer()
@@ -29,6 +30,21 @@ def test_json_is_one_document(tmp_path: Path) -> None:
     assert document["download_once"]["whole"] > document["download_per_round"]
     assert [upload["heads"] for upload in document["uploads"]] == [1, 2, 3, 4]
     assert document["conformance"][0]["batch"] == [6, 9]
+    assert document["plans"]["whole"]["runtime"] == "onnxruntime"
+    assert document["plans"]["whole"]["cannot"] == []
+
+
+def test_what_a_plan_cannot_do_is_shown(tmp_path: Path) -> None:
+    summary = describe(make_tiny_artifact(tmp_path / "tiny"))
+    limited = PlanSummary({"batch": 8, "length": 64}, 1_000_000, 2e-6)
+    both = replace(summary, plans={**summary.plans, "executorch": limited, "later": limited})
+    console = Console(file=io.StringIO(), width=600, color_system=None)
+    show(both, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "takes at most batch 8, length 64" in shown
+    assert all(sentence in " ".join(shown.split()) for sentence in PLANS["executorch"].cannot)
+    assert "not known to this version" in shown
+    assert "executorch" in summary_document(both)["plans"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("method", ["ravan", "fedit", "head-only"])
