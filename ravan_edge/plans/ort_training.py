@@ -30,22 +30,22 @@ def _own_folder() -> Path:
     return Path(platformdirs.user_data_dir("ravan-edge", False)) / "ort-training"
 
 
+def _interpreter(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
 def _build_hint() -> str:
     if (Path(__file__).absolute().parents[2] / "Makefile").is_file():
         return "make ort-training"
-    folder = _own_folder()
+    folder, windows = _own_folder(), sys.platform == "win32"
     return (
-        f"python3.11 -m venv '{folder}' && "
-        f"'{folder / 'bin' / 'pip'}' install 'ravan-edge[ort-training]'"
+        f'{"py -3.11" if windows else "python3.11"} -m venv "{folder}" && '
+        f'"{_interpreter(folder)}" -m pip install "ravan-edge[ort-training]"'
     )
 
 
 BUILD_HINT = _build_hint()
 """The command that makes the environment."""
-
-
-def _interpreter(folder: Path) -> Path:
-    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
 def _places() -> Iterator[Path]:
