@@ -26,8 +26,12 @@ from ravan_edge.memory import format_bytes
 from ravan_export.costs import Estimate, estimate
 from ravan_export.settings import ExportSettings
 
-__all__ = ["CHECKPOINTS", "SHAPES", "Checkpoint", "cost", "measured"]
+__all__ = ["CHECKPOINTS", "SHAPES", "Checkpoint", "cost", "line_of", "measured", "shown"]
 
+_HEADER = (
+    "| checkpoint | task | numbers | download once | up, and down, each round | step | memory of a step "
+    "| in micro-batches of 1 |"
+)
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
@@ -124,42 +128,36 @@ def measured(name: str, work: Path) -> dict[str, Any]:
     }
 
 
-def _costs(names: list[str]) -> list[dict[str, Any]]:
-    lines = []
-    for checkpoint in CHECKPOINTS:
-        if names and checkpoint.name.rpartition("/")[2] not in names:
-            continue
-        whole, single = cost(checkpoint), cost(checkpoint, 1)
-        lines.append(
-            {
-                **asdict(checkpoint),
-                "parameters": whole.model.parameters,
-                "model_bytes": whole.model.bytes,
-                "base_bytes": whole.base_bytes,
-                "heads_bytes": whole.heads_bytes,
-                "graph_bytes": whole.graph_bytes,
-                "memory_bytes": whole.memory_bytes,
-                "single_bytes": single.memory_bytes,
-            }
-        )
-    return lines
+def line_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """One line of the table of checkpoints, as ``--json`` prints it."""
+    whole, single = cost(checkpoint), cost(checkpoint, 1)
+    return {
+        **asdict(checkpoint),
+        "parameters": whole.model.parameters,
+        "model_bytes": whole.model.bytes,
+        "base_bytes": whole.base_bytes,
+        "heads_bytes": whole.heads_bytes,
+        "graph_bytes": whole.graph_bytes,
+        "memory_bytes": whole.memory_bytes,
+        "single_bytes": single.memory_bytes,
+    }
 
 
-def _print_costs(lines: list[dict[str, Any]]) -> None:
-    print(
-        "| checkpoint | task | numbers | download once | up, and down, each round | step | memory of a step "
-        "| in micro-batches of 1 |"
+def shown(line: dict[str, Any]) -> str:
+    """The line for people, as the README has it."""
+    images = line["task"].startswith("image")
+    step = f"{line['rows']} images" if images else f"{line['rows']} x {line['length']}"
+    cells = (
+        f"`{line['name']}`",
+        line["task"],
+        f"{line['parameters'] / 1e6:,.0f} M",
+        format_bytes(line["base_bytes"] + line["graph_bytes"]),
+        format_bytes(line["heads_bytes"]),
+        step,
+        format_bytes(line["memory_bytes"]),
+        format_bytes(line["single_bytes"]),
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for line in lines:
-        images = line["task"].startswith("image")
-        step = f"{line['rows']} images" if images else f"{line['rows']} x {line['length']}"
-        once = format_bytes(line["base_bytes"] + line["graph_bytes"])
-        print(
-            f"| `{line['name']}` | {line['task']} | {line['parameters'] / 1e6:,.0f} M | {once} | "
-            f"{format_bytes(line['heads_bytes'])} | {step} | {format_bytes(line['memory_bytes'])} | "
-            f"{format_bytes(line['single_bytes'])} |"
-        )
+    return f"| {' | '.join(cells)} |"
 
 
 def _print_measured(line: dict[str, Any]) -> None:
@@ -184,9 +182,15 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/bench-plans"))
     options = parser.parse_args()
     if not options.measure:
-        lines = _costs([name for name in options.models.split(",") if name])
+        wanted = {name for name in options.models.split(",") if name}
+        lines = []
         if not options.json:
-            _print_costs(lines)
+            print(_HEADER, "|---|---|---|---|---|---|---|---|", sep="\n")
+        for checkpoint in CHECKPOINTS:
+            if not wanted or checkpoint.name.rpartition("/")[2] in wanted:
+                lines.append(line_of(checkpoint))
+                if not options.json:
+                    print(shown(lines[-1]))
     else:
         options.work.mkdir(parents=True, exist_ok=True)
         lines = []
