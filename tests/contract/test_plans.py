@@ -106,7 +106,7 @@ class Found:
     gradient: Vector
 
 
-_OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     # Smaller than some batches: those take several calls.
     "executorch": {"plan_rows": 4, "plan_length": 16},
 }
@@ -138,7 +138,7 @@ def ready(
         labels = case.labels if SIGNATURES[case.task].label_map else None
         plans = tuple(dict.fromkeys(("whole", plan)))
         export_artifact(
-            folder, case.task, labels, path, plans=plans, **options, **_OPTIONS.get(plan, {})
+            folder, case.task, labels, path, plans=plans, **options, **OPTIONS.get(plan, {})
         )
 
     artifact = open_artifact(build_once(f"contract-{plan}-{case.name}-{case.task}", build))
