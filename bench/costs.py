@@ -105,7 +105,7 @@ def measured(name: str, work: Path) -> dict[str, Any]:
     """
     kind, rows, length = SHAPES[name]
     model = MODELS[kind]
-    folder, artifact = exported(kind, model, work)
+    folder, artifact = exported(kind, model, work, ("whole",))
     found = estimate(
         folder,
         model.shape.task,

@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,9 +119,12 @@ MODELS: Mapping[str, Model] = {
 }
 
 
-def exported(name: str, model: Model, work: Path) -> tuple[Path, Path]:
-    """Folders of the model and of its artifact; made unless they are there."""
-    folder, artifact = work / f"{name}-model", work / f"{name}-artifact"
+def exported(
+    name: str, model: Model, work: Path, plans: Sequence[str] = ("whole", *_PLANS)
+) -> tuple[Path, Path]:
+    """Folders of the model and of its artifact with these plans; made unless they are there."""
+    kind = "artifact" if len(plans) > 1 else plans[0]
+    folder, artifact = work / f"{name}-model", work / f"{name}-{kind}"
     made = model.build(folder) if not (folder / "config.json").exists() else folder
     if not artifact.exists():
         from ravan_export.export import export_artifact
@@ -134,7 +137,7 @@ def exported(name: str, model: Model, work: Path) -> tuple[Path, Path]:
             artifact,
             lora_budget=LORA_RANK,
             tokens=model.shape.tokens,
-            plans=("whole", *_PLANS),
+            plans=plans,
             plan_rows=model.shape.rows,
             plan_length=model.shape.length,
         )
