@@ -12,7 +12,15 @@ from ravan_edge.artifact.opening import Artifact, open_artifact
 from ravan_edge.cli.common import DataSettings, PlanSettings, Reporter, say
 from ravan_edge.methods import Method, Vector, method_for
 from ravan_edge.plans import Step, open_step
-from ravan_edge.tasks import DataSource, LoadedData, Task, length_notice, task_for, text_length
+from ravan_edge.tasks import (
+    DataSource,
+    LoadedData,
+    Task,
+    fixed_length,
+    length_notice,
+    task_for,
+    text_length,
+)
 
 __all__ = ["Opened", "opened"]
 
@@ -24,12 +32,14 @@ class Opened:
     Attributes:
         artifact: Checked and mapped.
         method: What trains.
-        step: The plan.
+        plan: The plan's name.
+        step: It, opened.
         task: What its data are.
     """
 
     artifact: Artifact
     method: Method
+    plan: str
     step: Step
     task: Task
 
@@ -60,11 +70,12 @@ class Opened:
         Raises:
             UsageError: More was typed than the model takes.
         """
-        text = self.artifact.manifest.text
-        notice = length_notice(text, typed)
+        manifest = self.artifact.manifest
+        fixed = fixed_length(manifest, self.plan)
+        notice = length_notice(manifest.text, typed, fixed)
         if notice is not None:
             say(f"note: {notice}")
-        return text_length(text, typed)
+        return text_length(manifest.text, typed, fixed)
 
     def load(self, path: Path, settings: DataSettings, reporter: Reporter) -> LoadedData:
         """The rows of a labelled data file (cached).
@@ -97,4 +108,4 @@ def opened(folder: Path, plan: PlanSettings) -> Iterator[Opened]:
     artifact = open_artifact(folder)
     task = task_for(artifact.manifest)
     with open_step(artifact, plan.plan, plan.runtime) as step:
-        yield Opened(artifact, method_for(artifact.manifest), step, task)
+        yield Opened(artifact, method_for(artifact.manifest), plan.plan, step, task)

@@ -27,7 +27,7 @@ from ravan_edge.simulate.run_folder import RunFolder, check_folder, json_bytes, 
 from ravan_edge.simulate.state import RunState
 from ravan_edge.simulate.summary import build_summary
 from ravan_edge.simulate.workers import WorkerPool
-from ravan_edge.tasks import length_notice, text_length
+from ravan_edge.tasks import fixed_length, length_notice, text_length
 
 __all__ = ["default_workers", "simulate"]
 
@@ -118,11 +118,12 @@ def _open(
     artifact = open_artifact(request.artifact)
     check_settings(request.settings, artifact.manifest)
     typed, text = request.settings.max_length, artifact.manifest.text
-    notice = length_notice(text, typed)
+    fixed = fixed_length(artifact.manifest, request.settings.plan)
+    notice = length_notice(text, typed, fixed)
     if notice is not None:
         on_event(Notice(notice))
     # What is recorded is the length itself: the default depends on the model.
-    settings = replace(request.settings, max_length=text_length(text, typed))
+    settings = replace(request.settings, max_length=text_length(text, typed, fixed))
     request = replace(request, settings=settings)
     configuration = request.configuration(artifact)
     provenance = request.provenance()

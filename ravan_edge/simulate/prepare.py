@@ -25,7 +25,7 @@ from ravan_edge.plans import check_plan
 from ravan_edge.simulate.clock import Clock, flops_per_token
 from ravan_edge.simulate.messages import EvaluationSet, OpenData, Transfer
 from ravan_edge.simulate.settings import SimulationSettings
-from ravan_edge.tasks import DataSource, row_classes, task_for, text_length
+from ravan_edge.tasks import DataSource, fixed_length, row_classes, task_for, text_length
 
 __all__ = ["Prepared", "check_settings", "partition_document", "prepare"]
 
@@ -64,15 +64,15 @@ def check_settings(settings: SimulationSettings, manifest: Manifest) -> None:
         UsageError: Names the option.
         ArtifactError: The artifact does not have the plan.
     """
-    text, task = manifest.text, task_for(manifest)
+    task = task_for(manifest)
     if settings.partition_spec.kind == "dirichlet" and not task.row_labels:
         raise UsageError(
             f"dirichlet deals rows out by their label, and rows of task {task.name!r} have none",
             where="--partition",
             hint="use iid, or column:NAME for natural users",
         )
-    text_length(text, settings.max_length)
     check_plan(settings.plan, manifest)
+    text_length(manifest.text, settings.max_length, fixed_length(manifest, settings.plan))
     budgets = settings.budgets
     if budgets is None:
         return

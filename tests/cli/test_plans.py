@@ -102,17 +102,20 @@ def test_rows_longer_than_the_plan_takes(
     capsys: pytest.CaptureFixture[str], build_once: BuildOnce, tmp_path: Path
 ) -> None:
     artifact = exported("executorch", build_once)
-    path = tmp_path / "long.csv"
-    label = open_artifact(artifact).manifest.labels[0]
-    path.write_text(f"text,label\n{'a ' * 40},{label}\n")
-    call = ravan(
-        capsys, "train", artifact, "--data", path, "--out", tmp_path / "h.safetensors",
-        "--plan", "executorch", "--max-length", 32,
-    )  # fmt: skip
-    assert call.code == 2
-    assert call.err.count("\n") == 1
-    assert "at most 16" in call.err
-    assert "--max-length 16" in call.err
+    path, label = tmp_path / "rows.csv", open_artifact(artifact).manifest.labels[0]
+    path.write_text(f"text,label\na,{label}\n")
+    for words in (
+        ("train", artifact, "--data", path, "--out", tmp_path / "h.safetensors"),
+        ("eval", artifact, "--data", path),
+        ("simulate", artifact, "--train", path, "--out", tmp_path / "run"),
+    ):
+        call = ravan(capsys, *words, "--plan", "executorch", "--max-length", 32)
+        assert call.code == 2, words
+        assert call.err.count("\n") == 1
+        assert "this plan of the artifact takes at most 16 tokens" in call.err
+    call = ravan(capsys, "eval", artifact, "--data", path, "--plan", "executorch")
+    assert call.code == 0
+    assert "texts are cut at 16 tokens" in call.err
 
 
 def test_without_the_environment(
@@ -122,7 +125,8 @@ def test_without_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     artifact, data = exported("ort-training", build_once), tmp_path / "rows.csv"
-    data.write_text("text,label\na,0\n")
+    label = open_artifact(artifact).manifest.labels[0]
+    data.write_text("text,label\n" + f"a,{label}\n" * 90)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "gone"))
     for words in (
         ("verify", artifact),

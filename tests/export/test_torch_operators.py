@@ -110,6 +110,7 @@ CASES: list[tuple[str, list[Array], list[Array | None], dict[str, Any]]] = [
     ("Pad", [NUMBERS], [whole(0, 1), np.array(-100, np.int64), whole(1)], {"mode": "constant"}),
     ("Pad", [X], [whole(1, 0, 0, 2)], {"mode": "constant"}),
     ("Conv", [IMAGE], [KERNEL], {"strides": [4, 4]}),
+    ("Conv", [IMAGE], [KERNEL, KERNEL[:, 0, 0, 0].copy()], {"strides": [4, 4]}),
     ("Conv", [IMAGE], [KERNEL], {"pads": [1, 1, 1, 1]}),
     ("ConvTranspose", [IMAGE], [BACK], {"strides": [4, 4]}),
 ]

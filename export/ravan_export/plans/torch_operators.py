@@ -264,7 +264,9 @@ def _pad(
     return torch.nn.functional.pad(x, flat, value=number)
 
 
-def _convolution(node: Node, x: Tensor, w: Tensor, *, transposed: bool) -> Tensor:
+def _convolution(
+    node: Node, x: Tensor, w: Tensor, bias: Tensor | None, *, transposed: bool
+) -> Tensor:
     places = w.dim() - 2
     ones, zeros = [1] * places, [0] * places
     pads = node.get("pads", zeros * 2)
@@ -273,7 +275,7 @@ def _convolution(node: Node, x: Tensor, w: Tensor, *, transposed: bool) -> Tenso
     y: Tensor = torch.ops.aten.convolution(
         x,
         w,
-        None,
+        bias,
         list(node.get("strides", ones)),
         list(pads[:places]),
         list(node.get("dilations", ones)),
@@ -285,10 +287,10 @@ def _convolution(node: Node, x: Tensor, w: Tensor, *, transposed: bool) -> Tenso
 
 
 @_operator("Conv")
-def _conv(node: Node, x: Tensor, w: Tensor) -> Tensor:
-    return _convolution(node, x, w, transposed=False)
+def _conv(node: Node, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _convolution(node, x, w, bias, transposed=False)
 
 
 @_operator("ConvTranspose")
 def _conv_transpose(node: Node, x: Tensor, w: Tensor) -> Tensor:
-    return _convolution(node, x, w, transposed=True)
+    return _convolution(node, x, w, None, transposed=True)
