@@ -26,6 +26,7 @@ from ravan_export.plans.torch_module import GraphModule
 from ravan_export.plans.whole import Graph, build_graph, graph_tensor
 
 if TYPE_CHECKING:
+    from executorch.exir import ExecutorchProgramManager
     from torch.export import ExportedProgram
 
 __all__ = ["write_executorch"]
@@ -121,12 +122,12 @@ def write_executorch(context: PlanContext) -> Plan:
         if value.name not in context.adaptation.base_tensors
     )
     examples = {tensor.name: _example(tensor, limits) for tensor in inputs}
-    programs = {}
     with _quiet():
-        for role, graph in graphs.items():
-            module = GraphModule(finish(graph.builder, graph.outputs, context.spans), constants)
-            programs[role] = _exported(module, examples)
-        operators, planned = _lower(programs, context.writer.path(PROGRAM))
+        modules = {
+            role: GraphModule(finish(graph.builder, graph.outputs, context.spans), constants)
+            for role, graph in graphs.items()
+        }
+        operators, planned = _write(_lowered(modules, examples), context.writer.path(PROGRAM))
     return Plan(
         graphs=dict.fromkeys(_ROLES, PROGRAM),
         inputs=inputs,
@@ -144,26 +145,47 @@ def write_executorch(context: PlanContext) -> Plan:
     )
 
 
-def _lower(programs: Mapping[str, ExportedProgram], path: Path) -> tuple[tuple[str, ...], int]:
-    """Write the program and its data: operators outside XNNPACK, planned bytes of the larger method."""
+def _lowered(
+    modules: Mapping[str, GraphModule], examples: Mapping[str, torch.Tensor]
+) -> ExecutorchProgramManager:
+    """The program. XNNPACK is given all that it takes, in pieces as large as possible.
+
+    ExecuTorch's search for such pieces finds cycles in some large graphs, and then refuses. Those are
+    tried again with one piece for each product and softmax.
+    """
+    from executorch.backends.xnnpack.partition.config import gemm_configs as gemm
+    from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig
     from executorch.exir import to_edge_transform_and_lower as lower
 
-    try:
-        edge = lower(
-            dict(programs),
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        )
-        program = edge.to_executorch(ExecutorchBackendConfig(external_constants=lambda _: _TAG))
-    except Exception as error:  # ExecuTorch raises many kinds here; each means the same to the user
-        first = str(error).strip().splitlines()
-        raise ModelError(
-            f"ExecuTorch cannot lower it: {type(error).__name__}: {first[0] if first else ''}",
-            where="--plans",
-            hint="leave plan executorch out, and report it with the model's name",
-        ) from error
+    products = [gemm.LinearConfig, gemm.MMConfig, generic.BMMConfig, generic.SoftmaxConfig]
+    attempts = [
+        XnnpackPartitioner(),
+        XnnpackPartitioner(configs=products, per_op_mode=True),
+    ]
+    while True:
+        programs = {role: _exported(module, examples) for role, module in modules.items()}
+        try:
+            edge = lower(
+                programs,
+                partitioner=[attempts.pop(0)],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            )
+            return edge.to_executorch(ExecutorchBackendConfig(external_constants=lambda _: _TAG))
+        except Exception as error:  # ExecuTorch raises many kinds; each means the same to the user
+            if attempts and isinstance(error, AssertionError) and "cycles" in str(error):
+                continue
+            first = str(error).strip().splitlines()
+            raise ModelError(
+                f"ExecuTorch cannot lower it: {type(error).__name__}: {first[0] if first else ''}",
+                where="--plans",
+                hint="leave plan executorch out, and report it with the model's name",
+            ) from error
+
+
+def _write(program: ExecutorchProgramManager, path: Path) -> tuple[tuple[str, ...], int]:
+    """Write the program and its data: its operators, planned bytes of the larger method."""
     with path.open("wb") as file:
         program.write_to_file(file)
     program.write_tensor_data_to_file(str(path.parent))
