@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ravan_edge.artifact.manifest import Conformance
+from ravan_edge.artifact.manifest import Conformance, Role
 from ravan_edge.artifact.opening import Artifact
 from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_tensors
 from ravan_edge.errors import ArtifactError, TensorFileError
@@ -89,6 +89,20 @@ def check_conformance(artifact: Artifact, step: Step) -> tuple[Conformance, list
     return stored, results
 
 
+def _terms(case: str, layer: str, tensors: Mapping[str, NDArray[Any]]) -> float:
+    """What the gradient of a layer's scales is measured against.
+
+    A plan computes dG; ds_i = <H_i, dG_i> is the host's sum, whose terms may cancel. An error of it is
+    relative to what it could be at most: the norm over the heads of ||H_i|| ||dG_i||.
+    """
+    core = tensors[f"{case}.param.{layer}.H"].astype(np.float64)
+    scale = tensors[f"{case}.param.{layer}.s"].astype(np.float64)
+    d_core = tensors[f"{case}.grad.{layer}.H"].astype(np.float64)  # s_i dG_i
+    norms = np.linalg.norm(core, axis=(1, 2)) * np.linalg.norm(d_core, axis=(1, 2))
+    norms /= np.maximum(abs(scale), np.finfo(np.float32).tiny)
+    return float(np.linalg.norm(norms)) or 1.0
+
+
 def _run(
     case: str, tensors: Mapping[str, NDArray[Any]], artifact: Artifact, step: Step
 ) -> CaseResult:
@@ -106,8 +120,18 @@ def _run(
     evaluation = step.evaluate(batch, inputs)
     gradients = layout.views(method.to_params(parameters, result.gradients, training))
     expected = tensors[f"{case}.loss_sum"]
+    scales = {
+        entry.name: str(entry.layer)
+        for entry in artifact.manifest.tensors
+        if entry.role == Role.SCALE
+    }
     errors = {"loss_sum": relative_error(np.asarray(result.loss_sum), expected)}
     for name, gradient in gradients.items():
-        errors[name] = relative_error(gradient, tensors[f"{case}.grad.{name}"])
+        found, wanted = gradient, tensors[f"{case}.grad.{name}"]
+        if name in scales:
+            size = _terms(case, scales[name], tensors)
+            errors[name] = float(np.linalg.norm(found.astype(np.float64) - wanted)) / size
+        else:
+            errors[name] = relative_error(found, wanted)
     gap = abs(evaluation.loss_sum - result.loss_sum) / (abs(result.loss_sum) or 1.0)
     return CaseResult(case, result.loss_sum, errors, gap)
