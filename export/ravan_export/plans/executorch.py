@@ -148,40 +148,26 @@ def write_executorch(context: PlanContext) -> Plan:
 def _lowered(
     modules: Mapping[str, GraphModule], examples: Mapping[str, torch.Tensor]
 ) -> ExecutorchProgramManager:
-    """The program. XNNPACK is given all that it takes, in pieces as large as possible.
-
-    ExecuTorch's search for such pieces finds cycles in some large graphs, and then refuses. Those are
-    tried again with one piece for each product and softmax.
-    """
-    from executorch.backends.xnnpack.partition.config import gemm_configs as gemm
-    from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
+    """The program. XNNPACK is given all that it takes, in pieces as large as possible."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig
     from executorch.exir import to_edge_transform_and_lower as lower
 
-    products = [gemm.LinearConfig, gemm.MMConfig, generic.BMMConfig, generic.SoftmaxConfig]
-    attempts = [
-        XnnpackPartitioner(),
-        XnnpackPartitioner(configs=products, per_op_mode=True),
-    ]
-    while True:
-        programs = {role: _exported(module, examples) for role, module in modules.items()}
-        try:
-            edge = lower(
-                programs,
-                partitioner=[attempts.pop(0)],
-                compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-            )
-            return edge.to_executorch(ExecutorchBackendConfig(external_constants=lambda _: _TAG))
-        except Exception as error:  # ExecuTorch raises many kinds; each means the same to the user
-            if attempts and isinstance(error, AssertionError) and "cycles" in str(error):
-                continue
-            first = str(error).strip().splitlines()
-            raise ModelError(
-                f"ExecuTorch cannot lower it: {type(error).__name__}: {first[0] if first else ''}",
-                where="--plans",
-                hint="leave plan executorch out, and report it with the model's name",
-            ) from error
+    programs = {role: _exported(module, examples) for role, module in modules.items()}
+    try:
+        edge = lower(
+            programs,
+            partitioner=[XnnpackPartitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+        )
+        return edge.to_executorch(ExecutorchBackendConfig(external_constants=lambda _: _TAG))
+    except Exception as error:  # ExecuTorch raises many kinds; each means the same to the user
+        first = str(error).strip().splitlines()
+        raise ModelError(
+            f"ExecuTorch cannot lower it: {type(error).__name__}: {first[0] if first else ''}",
+            where="--plans",
+            hint="leave plan executorch out: the other plans are not concerned",
+        ) from error
 
 
 def _write(program: ExecutorchProgramManager, path: Path) -> tuple[tuple[str, ...], int]:
