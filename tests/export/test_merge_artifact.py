@@ -10,7 +10,7 @@ import pytest
 
 from ravan_edge.artifact import Role, open_artifact
 from ravan_export.merge import merge_artifact
-from ravan_export.merge.to_artifact import merged_name, same_sizes
+from ravan_export.merge.to_artifact import merged_name, same_plans, same_sizes
 from tests.export.merge_kit import artifact_logits
 
 
@@ -87,6 +87,23 @@ def test_the_same_seed_is_said(with_heads: Any, tmp_path: Path) -> None:
         case.artifact, case.heads, "artifact", tmp_path / "out", model=case.model, seed=0
     )
     assert "the bases are the same again" in merged.notices[0]
+
+
+def test_plans_are_written_again(with_heads: Any, tmp_path: Path) -> None:
+    case = with_heads("sentence", method="head-only", plans=("whole", "ort-training"))
+    out = tmp_path / "out"
+    merge_artifact(case.artifact, case.heads, "artifact", out, model=case.model)
+    assert set(open_artifact(out).manifest.plans) == {"whole", "ort-training"}
+
+
+def test_sizes_of_plans_are_found_again(with_heads: Any) -> None:
+    manifest = open_artifact(with_heads("bert").artifact).manifest
+    assert same_plans(manifest) == {"plans": ("whole",)}
+    fixed = manifest.plans["whole"].model_copy(update={"limits": {"batch": 4, "length": 16}})
+    plans = {**manifest.plans, "executorch": fixed, "later": fixed}
+    assert same_plans(manifest.model_copy(update={"plans": plans})) == {
+        "plans": ("whole", "executorch"), "plan_rows": 4, "plan_length": 16,
+    }  # fmt: skip
 
 
 def test_ranks_are_found_again(with_heads: Any) -> None:

@@ -19,8 +19,9 @@ from ravan_export.merge.folder import MergedFolder
 from ravan_export.merge.original import Original, load_original
 from ravan_export.merge.to_hf import fold_model, write_hf
 from ravan_export.merge.work import Work
+from ravan_export.plans import FURTHER_PLANS
 
-__all__ = ["merge_to_artifact", "merged_name", "same_sizes"]
+__all__ = ["merge_to_artifact", "merged_name", "same_plans", "same_sizes"]
 
 _MOST_BUDGET = 65_536
 
@@ -111,7 +112,22 @@ def _export(work: Work, original: Original, seed: int) -> Exported:
             progress=work.progress,
             announce=work.announce,
             **same_sizes(manifest),
+            **same_plans(manifest),
         )
+
+
+def same_plans(manifest: Manifest) -> dict[str, Any]:
+    """Export options that write the plans that it has, those of fixed sizes with the same ones.
+
+    A plan that this version does not know is left out.
+    """
+    known = [name for name in FURTHER_PLANS if name in manifest.plans]
+    same: dict[str, Any] = {"plans": ("whole", *known)}
+    for name in known:
+        limits = manifest.plans[name].limits
+        same |= {"plan_rows": limits["batch"]} if "batch" in limits else {}
+        same |= {"plan_length": limits["length"]} if "length" in limits else {}
+    return same
 
 
 def _check(folder: Path, expected: list[Expected]) -> Gap:
