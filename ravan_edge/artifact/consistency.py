@@ -6,6 +6,7 @@ manifest refuses on the first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["contradictions"]
 
 Shape = tuple[int, ...]
+
+_MOST_NUMBERS = 1 << 28
+"""In one input of a plan whose sizes are fixed: a host pads every batch to them."""
 
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
@@ -174,10 +178,22 @@ def _known_plan(manifest: Manifest, form: PlanForm, plan: Plan) -> Iterator[str]
     if list(plan.operators) != sorted(set(plan.operators)):
         yield "operators is not sorted, or lists one twice"
     dims = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
-    if plan.limits and set(plan.limits) != dims:
-        yield f"limits of {sorted(plan.limits)}, but its dimensions are {sorted(dims)}"
+    expected = dims if form.fixed_sizes else set()
+    if set(plan.limits) != expected:
+        yield f"limits of {sorted(plan.limits)}, expected {sorted(expected)}"
+    elif form.fixed_sizes:
+        yield from _fixed_sizes(plan)
     yield from _inputs(manifest, form, plan)
     yield from _outputs(manifest, form, plan)
+
+
+def _fixed_sizes(plan: Plan) -> Iterator[str]:
+    if len(plan.blobs) != 1:
+        yield f"{len(plan.blobs)} blobs, expected its data file alone"
+    for tensor in plan.inputs:
+        sizes = [plan.limits[dim] if isinstance(dim, str) else dim for dim in tensor.shape]
+        if math.prod(sizes) > _MOST_NUMBERS:
+            yield f"input {tensor.name!r} of {sizes}: more than {_MOST_NUMBERS} numbers"
 
 
 def _trainable_inputs(manifest: Manifest) -> dict[str, Shape]:

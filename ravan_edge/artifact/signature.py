@@ -69,19 +69,22 @@ class PlanForm:
         host_bases: Whether the host feeds the bases, so that the number of heads K is dynamic. Else
             they lie in the plan's files and every head runs: K is h.
         domains: Whose operators its ONNX files may use; none: it has no such files.
+        fixed_sizes: Whether the size of every dynamic dimension is fixed, in ``limits``. Such a plan has
+            one blob, its data file.
     """
 
     roles: frozenset[str]
     opset: int | None
     host_bases: bool
     domains: frozenset[str] = frozenset()
+    fixed_sizes: bool = False
 
 
 _ONNX = frozenset({"", "ai.onnx"})
 
 PLAN_FORMS: Mapping[str, PlanForm] = {
     "whole": PlanForm(frozenset({"step", "eval"}), 18, host_bases=True, domains=_ONNX),
-    "executorch": PlanForm(frozenset({"step", "eval"}), None, host_bases=False),
+    "executorch": PlanForm(frozenset({"step", "eval"}), None, host_bases=False, fixed_sizes=True),
     "ort-training": PlanForm(
         frozenset({"step", "eval"}), 18, host_bases=False, domains=_ONNX | {"com.microsoft"}
     ),
