@@ -76,7 +76,7 @@ class ExportSettings:
     )
     plan_length: int = option(
         128,
-        "Tokens of a row in such plans. Shorter rows are padded to it, longer ones refused.",
+        "Tokens of a row in such plans. Shorter rows are padded to it, longer ones cut.",
         minimum=1,
         maximum=1 << 20,
         group=_GROUP,

@@ -167,7 +167,7 @@ def resolve(model: str, trust: Trust = _NOTHING_MORE, *, weights: bool = True) -
         patterns.append("*.py")
     try:
         found = snapshot_download(model, allow_patterns=patterns)
-        if weights and trust.allow_pickle and not any(Path(found).glob("*.safetensors")):
+        if weights and trust.allow_pickle and not any(Path(found).glob("model*.safetensors")):
             found = snapshot_download(model, allow_patterns=[*patterns, *_PICKLED_FILES])
     except Exception as error:  # the hub client's errors share no base but Exception
         raise ModelError(

@@ -166,14 +166,21 @@ def _run_child(folder: Path, threads: int, plan: str) -> list[dict[str, Any]]:
     environment = dict(os.environ)
     # The child must find ravan_edge where this process found it, installed or not.
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    finished = subprocess.run(  # noqa: S603  our own interpreter with our own text
-        [sys.executable, "-c", _CHILD, str(folder), str(threads), plan],
-        capture_output=True,
-        check=False,
-        env=environment,
-        text=True,
-        timeout=_SECONDS,
-    )
+    try:
+        finished = subprocess.run(  # noqa: S603  our own interpreter with our own text
+            [sys.executable, "-c", _CHILD, str(folder), str(threads), plan],
+            capture_output=True,
+            check=False,
+            env=environment,
+            text=True,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ArtifactError(
+            f"the check of plan {plan!r} in a fresh process took more than {_SECONDS} s",
+            where=str(folder),
+            hint="try again on a machine that is less busy, or with fewer --tokens",
+        ) from error
     if finished.returncode:
         last = finished.stderr.strip().splitlines()
         raise ArtifactError(

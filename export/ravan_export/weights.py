@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["Weights", "code_files", "code_notice", "find_weights"]
 _LOADED_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 """Pickled weights that transformers knows how to find."""
 _PICKLES = (*_LOADED_PICKLES, "pytorch_model.pt", "model.pt")
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+"""What transformers loads: other files of that kind (adapters, other formats) are no weights."""
 _DIGEST_DIGITS = 16
 
 
@@ -48,12 +51,19 @@ def find_weights(folder: Path, trust: Trust) -> Weights:
     Raises:
         ModelError: There are none, or only pickled ones that are not let in.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(
+        path for path in folder.glob("model*.safetensors") if _WEIGHTS.fullmatch(path.name)
+    )
     if files:
         return Weights(sum(path.stat().st_size for path in files))
     pickled = [name for name in _PICKLES if (folder / name).exists()]
     if not pickled:
-        raise ModelError("no model.safetensors", where=str(folder), hint="download the model again")
+        raise ModelError(
+            "no model.safetensors",
+            where=str(folder),
+            hint="download the model again; if its repository has only pickled weights, "
+            "--allow-pickle fetches and takes those",
+        )
     if not trust.allow_pickle:
         raise ModelError(
             f"only {pickled[0]}: a pickled checkpoint can run any code when opened and is never loaded "
@@ -85,6 +95,12 @@ def code_files(folder: Path, config: Mapping[str, Any], trust: Trust) -> tuple[P
         ModelError: It wants code that is not let in, or that is not in the folder.
     """
     where = str(folder / "config.json")
+    if trust.trust_remote_code and (folder / "custom_generate").exists():
+        raise ModelError(
+            "transformers would run this too, and nothing here needs it",
+            where=str(folder / "custom_generate"),
+            hint="take it out of the folder, or leave --trust-remote-code out",
+        )
     if "auto_map" not in config:
         return ()
     named = _named_code(config["auto_map"], where)

@@ -19,6 +19,9 @@ __all__ = ["contradictions"]
 
 Shape = tuple[int, ...]
 
+_FIXED_NAMES = {(), ("batch",), ("batch", "length"), ("batch", "target_length")}
+"""Dynamic dimensions of an input of a plan whose sizes are fixed: a host fills them up by name."""
+
 _MOST_NUMBERS = 1 << 28
 """In one input of a plan whose sizes are fixed: a host pads every batch to them."""
 
@@ -173,6 +176,11 @@ def _known_plan(manifest: Manifest, form: PlanForm, plan: Plan) -> Iterator[str]
     if set(plan.graphs) != form.roles:
         yield f"graphs {', '.join(sorted(plan.graphs))}, expected {', '.join(sorted(form.roles))}"
         return
+    for role, path in form.paths.items():
+        if plan.graphs[role] != path:
+            yield f"graph {role!r} is {plan.graphs[role]!r}, expected {path!r}"
+    for path in sorted(form.blobs - set(plan.blobs)):
+        yield f"blob {path!r} is not listed"
     if plan.opset != form.opset:
         yield f"opset {plan.opset}, expected {form.opset}"
     if list(plan.operators) != sorted(set(plan.operators)):
@@ -191,6 +199,9 @@ def _fixed_sizes(plan: Plan) -> Iterator[str]:
     if len(plan.blobs) != 1:
         yield f"{len(plan.blobs)} blobs, expected its data file alone"
     for tensor in plan.inputs:
+        names = tuple(dim for dim in tensor.shape if isinstance(dim, str))
+        if names not in _FIXED_NAMES or names != tensor.shape[: len(names)]:
+            yield f"input {tensor.name!r} has dimensions {list(tensor.shape)}, expected batch first"
         sizes = [plan.limits[dim] if isinstance(dim, str) else dim for dim in tensor.shape]
         if math.prod(sizes) > _MOST_NUMBERS:
             yield f"input {tensor.name!r} of {sizes}: more than {_MOST_NUMBERS} numbers"

@@ -251,7 +251,7 @@ class Conformance(_Frozen):
 
     file: str
     tolerance: Annotated[float, Field(gt=0, le=1e-2)]
-    cases: Annotated[tuple[ConformanceCase, ...], Field(strict=False)]
+    cases: Annotated[tuple[ConformanceCase, ...], Field(strict=False, min_length=1)]
 
 
 class Manifest(_Frozen):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["PLAN_FORMS", "SIGNATURES", "PlanForm", "Signature"]
@@ -69,6 +69,8 @@ class PlanForm:
         host_bases: Whether the host feeds the bases, so that the number of heads K is dynamic. Else
             they lie in the plan's files and every head runs: K is h.
         domains: Whose operators its ONNX files may use; none: it has no such files.
+        paths: Where its graphs lie, where a runtime looks for them by name; empty: anywhere.
+        blobs: Files that it has beside them, likewise.
         fixed_sizes: Whether the size of every dynamic dimension is fixed, in ``limits``. Such a plan has
             one blob, its data file.
     """
@@ -78,6 +80,8 @@ class PlanForm:
     host_bases: bool
     domains: frozenset[str] = frozenset()
     fixed_sizes: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
+    blobs: frozenset[str] = frozenset()
 
 
 _ONNX = frozenset({"", "ai.onnx"})
@@ -86,7 +90,17 @@ PLAN_FORMS: Mapping[str, PlanForm] = {
     "whole": PlanForm(frozenset({"step", "eval"}), 18, host_bases=True, domains=_ONNX),
     "executorch": PlanForm(frozenset({"step", "eval"}), None, host_bases=False, fixed_sizes=True),
     "ort-training": PlanForm(
-        frozenset({"step", "eval"}), 18, host_bases=False, domains=_ONNX | {"com.microsoft"}
+        frozenset({"step", "eval"}),
+        18,
+        host_bases=False,
+        domains=_ONNX | {"com.microsoft"},
+        paths={
+            "step": "plans/ort-training/training_model.onnx",
+            "eval": "plans/ort-training/eval_model.onnx",
+        },
+        blobs=frozenset(
+            {"plans/ort-training/optimizer_model.onnx", "plans/ort-training/checkpoint"}
+        ),
     ),
 }
 """By plan. A reader ignores plans that are not here, and does not run them."""

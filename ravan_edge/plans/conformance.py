@@ -86,6 +86,12 @@ def check_conformance(artifact: Artifact, step: Step) -> tuple[Conformance, list
         raise TensorFileError(
             f"tensor {error} is missing", where=str(path), hint="export the artifact again"
         ) from error
+    except ValueError as error:
+        raise TensorFileError(
+            f"a stored case does not have the shapes of the tensor table: {error}",
+            where=str(path),
+            hint="export the artifact again",
+        ) from error
     return stored, results
 
 

@@ -49,8 +49,8 @@ BUILD_HINT = _build_hint()
 
 
 def _places() -> Iterator[Path]:
+    # Not the current folder: it may be one that somebody else filled.
     yield Path(sys.prefix).parent / _NAME
-    yield Path.cwd() / _NAME
     yield _own_folder()
 
 
@@ -58,8 +58,7 @@ def find_python() -> Path:
     """The interpreter of the environment with onnxruntime-training-cpu.
 
     It is looked for in the folder that ``RAVAN_ORT_TRAINING`` names; without that, in
-    ``.venv-ort-training`` beside the running environment and in the current folder, and in the
-    user's data folder.
+    ``.venv-ort-training`` beside the running environment, and in the user's data folder.
 
     Raises:
         MissingExtraError: There is none; the hint is the command that makes it.

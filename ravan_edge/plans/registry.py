@@ -37,7 +37,7 @@ PLANS: Mapping[str, PlanKind] = {
         open_executorch,
         "ExecuTorch, XNNPACK",
         (
-            "any size: rows and tokens are fixed at export; smaller batches are padded, longer rows refused",
+            "any size: rows and tokens are fixed at export; smaller batches are padded, longer texts cut",
             "every decoder: ExecuTorch may refuse to lower a large one when it is exported",
             "fewer heads: all run, those left out with zeros, so a smaller budget saves no time",
             "sharing the base: every process packs its own copy, and the data file is a second one",

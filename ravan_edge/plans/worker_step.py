@@ -324,18 +324,42 @@ class WorkerStep:
             self._drop()
             raise self._error(f"answers nonsense: {error}") from error
 
+    def _odd(
+        self, what: str, found: Mapping[str, object], expected: Mapping[str, object]
+    ) -> NoReturn:
+        """What the plan's files made does not fit the manifest."""
+        different = sorted(set(found.items()) ^ set(expected.items()), key=repr)[:2]
+        self._drop()
+        raise ArtifactError(
+            f"plan {self._plan!r} returns other {what} than the manifest says: {different}",
+            where=str(self._artifact.folder),
+            hint="export the artifact again",
+        )
+
     def train(
         self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
     ) -> StepResult:
         """Loss sum, count, metrics and gradients of the sum for one batch."""
-        return StepResult(*self._ask("train", "trained", batch, trainables))
+        loss, count, metrics, gradients = self._ask("train", "trained", batch, trainables)
+        expected = {name: np.shape(array) for name, array in trainables.items()}
+        found = {name: array.shape for name, array in gradients.items()}
+        if found != expected or any(array.dtype != np.float32 for array in gradients.values()):
+            self._odd("gradients", found, expected)
+        return StepResult(loss, count, metrics, gradients)
 
     def evaluate(
         self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
     ) -> Evaluation:
         """Loss sum, count, metrics and logits of one batch."""
         loss, count, metrics, arrays = self._ask("evaluate", "evaluated", batch, trainables)
-        return Evaluation(loss, count, metrics, arrays.get("logits"))
+        logits = arrays.get("logits")
+        manifest = self._artifact.manifest
+        if manifest.labels:
+            expected = {"logits": (*np.shape(batch["labels"]), len(manifest.labels))}
+            found = {name: array.shape for name, array in arrays.items()}
+            if found != expected or logits is None or logits.dtype != np.float32:
+                self._odd("logits", found, expected)
+        return Evaluation(loss, count, metrics, logits)
 
     def close(self) -> None:
         """End the process."""

@@ -73,6 +73,12 @@ def _dynamic_heads(plan: dict[str, Any]) -> None:
     plan["limits"]["K"] = 4
 
 
+def _other_names(plan: dict[str, Any]) -> None:
+    for item in (*plan["inputs"], *plan["outputs"]["eval"]):
+        item["shape"] = ["rows" if dim == "batch" else dim for dim in item["shape"]]
+    plan["limits"]["rows"] = plan["limits"].pop("batch")
+
+
 def _opset(plan: dict[str, Any]) -> None:
     plan["opset"] = 18
 
@@ -84,7 +90,8 @@ def _opset(plan: dict[str, Any]) -> None:
         (_one_limit_too_few, "limits of"),
         (_too_large, "more than 268435456 numbers"),
         (_no_data, "0 blobs"),
-        (_dynamic_heads, "expected float32"),
+        (_dynamic_heads, "expected batch first"),
+        (_other_names, "expected batch first"),
         (_opset, "opset 18, expected None"),
     ],
 )

@@ -86,5 +86,7 @@ def test_special_tokens(
     config: dict[str, Any], keys: dict[str, Any], expected: int | None, tmp_path: Path
 ) -> None:
     folder = folder_with(tmp_path, None, **keys)
-    checkpoint: Any = SimpleNamespace(folder=folder, config=SimpleNamespace(**config))
+    checkpoint: Any = SimpleNamespace(
+        folder=folder, config=SimpleNamespace(**config), stored=folder
+    )
     assert special_token_id(checkpoint, "eos", 4) == expected

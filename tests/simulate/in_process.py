@@ -81,6 +81,9 @@ class NoSampler:
     def peak_bytes(self, pid: int) -> int:
         return pid
 
+    def family_peak_bytes(self, pid: int) -> int:
+        return pid
+
     def __enter__(self) -> Self:
         return self
 

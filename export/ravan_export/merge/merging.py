@@ -204,6 +204,14 @@ def check_options(
         "--allow-pickle": trust.allow_pickle or None,
         "--trust-remote-code": trust.trust_remote_code or None,
     }
+    for name in ("--allow-pickle", "--trust-remote-code"):
+        if given[name] and model is None and to in allowed[name]:
+            # Else the artifact, which may come from anybody, would say whose files are opened so.
+            raise UsageError(
+                "needs --model: say yourself which model is trusted",
+                where=name,
+                hint="add --model with the folder or hub id",
+            )
     for name, value in given.items():
         if value is not None and to not in allowed[name]:
             raise UsageError(

@@ -194,17 +194,24 @@ def _generate(model: ModelProto, folder: Path, parameters: Sequence[str]) -> Non
     forward.write_bytes(model.SerializeToString(deterministic=True))
     environment = child_environment(python, threads=1)
     environment["PYTHONHASHSEED"] = "0"  # the tools walk through sets of names
-    finished = subprocess.run(  # noqa: S603  (our own script in an environment that we looked for)
-        [python, "-P", str(_SCRIPT), str(forward), str(folder), *parameters],
-        capture_output=True,
-        check=False,
-        cwd=folder,
-        encoding="utf-8",
-        env=environment,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        timeout=_SECONDS,
-    )
+    try:
+        finished = subprocess.run(  # noqa: S603  (our own script in an environment that we looked for)
+            [python, "-P", str(_SCRIPT), str(forward), str(folder), *parameters],
+            capture_output=True,
+            check=False,
+            cwd=folder,
+            encoding="utf-8",
+            env=environment,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(
+            f"onnxruntime-training's tools took more than {_SECONDS} s for it",
+            where="--plans",
+            hint="try again on a machine that is less busy, or leave plan ort-training out",
+        ) from error
     if finished.returncode:
         lines = [line for line in finished.stderr.splitlines() if "Error" in line]
         raise ModelError(
