@@ -3,11 +3,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ravan_edge.artifact import BASE_BOUNDS, open_artifact, read_tensors, write_heads, write_tensors
+from ravan_edge.artifact.manifest import parse_manifest
 from ravan_edge.errors import ArtifactError
 from ravan_edge.plans import conformance
 from tests.cli.calls import ravan
@@ -144,3 +147,31 @@ def test_verify_without_a_stored_tensor_is_refused(
     assert call.code == 3
     with pytest.raises(ArtifactError):
         open_artifact(artifact.folder)
+
+
+@pytest.mark.parametrize("name", ["grad.encoder.dense.H", "param.encoder.dense.H", "labels"])
+def test_verify_of_a_stored_tensor_of_another_shape_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Tiny,
+    name: str,
+) -> None:
+    def read(path: Path, bounds: object) -> dict[str, NDArray[Any]]:
+        del bounds
+        tensors = dict(read_tensors(path, BASE_BOUNDS))
+        return {
+            key: array.reshape(-1)[:3] if key.endswith(name) else array
+            for key, array in tensors.items()
+        }
+
+    monkeypatch.setattr(conformance, "read_tensors", read)
+    call = ravan(capsys, "verify", tiny["ravan"])
+    assert call.code in {3, 7}
+    assert "Traceback" not in call.err
+
+
+def test_a_manifest_without_a_stored_case_is_refused(tmp_path: Path) -> None:
+    document = json.loads(make_tiny_artifact(tmp_path / "a").manifest.to_bytes())
+    document["conformance"]["cases"] = []
+    with pytest.raises(ArtifactError, match=r"conformance\.cases"):
+        parse_manifest(json.dumps(document).encode())

@@ -110,6 +110,13 @@ def test_the_way_back_from_a_pickled_checkpoint_needs_the_same_word(
         assert call.code == 0, call.err
         assert "note: the weights come from pickled files" in call.err
         assert not list(out.rglob("*.bin"))
+    # Without it the artifact would say whose pickles are opened, and it may come from anybody.
+    unnamed = ravan(
+        capsys, "merge", tmp_path / "a", "--heads", heads, "--to", "hf", "--allow-pickle",
+        "--out", tmp_path / "u",
+    )  # fmt: skip
+    assert unnamed.code == 2
+    assert "--allow-pickle: needs --model" in unnamed.err
     onnx = ravan(
         capsys, "merge", tmp_path / "a", "--to", "onnx", "--allow-pickle", "--out", tmp_path / "o"
     )
@@ -151,6 +158,35 @@ def test_safetensors_are_taken_where_there_are_both(
     assert call.code == 0
     assert open_artifact(tmp_path / "a").manifest.notices == ()
     assert not (tmp_path / "it ran").exists()
+
+
+def test_other_safetensors_are_no_weights(copied: Path, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copy(pickled(copied) / "pytorch_model.bin", tmp_path / "kept")
+    (copied / "adapter_model.safetensors").write_bytes(b"")
+    call = ravan(capsys, "export", copied, *OPTIONS, "--out", tmp_path / "a")
+    assert call.code == 3
+    assert "--allow-pickle" in call.err
+    (copied / "pytorch_model.bin").unlink()
+    call = ravan(capsys, "export", copied, *OPTIONS, "--allow-pickle", "--out", tmp_path / "a")
+    assert call.code == 3
+    assert "no model.safetensors" in call.err
+
+
+def test_code_that_transformers_would_run_beside_is_refused(
+    copied: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (copied / "custom_generate").mkdir()
+    marker = tmp_path / "it ran"
+    (copied / "custom_generate" / "generate.py").write_text(
+        f"from pathlib import Path\nPath({str(marker)!r}).touch()\n"
+    )
+    words = ("export", copied, *OPTIONS, "--out", tmp_path / "a")
+    call = ravan(capsys, *words, "--trust-remote-code")
+    assert call.code == 3
+    assert "custom_generate" in call.err
+    assert not marker.exists()
+    assert ravan(capsys, *words).code == 0
+    assert not marker.exists()
 
 
 def test_a_pickle_by_another_name_is_refused(copied: Path, tmp_path: Path, capsys: Capture) -> None:

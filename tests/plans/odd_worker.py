@@ -10,19 +10,21 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import DataError, NumericsError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.plans.frames import Frame, write_frame
-from ravan_edge.plans.step import RuntimeSettings, StepResult
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.whole import WholeStep
 from ravan_edge.plans.worker_serve import serve
 
-TRICKS = ("kill", "segfault", "exit", "numerics", "bug", "memory", "chatter")
+TRICKS = ("kill", "segfault", "exit", "numerics", "bug", "memory", "chatter", "few", "flat", "wide")
 
 
 class OddStep(WholeStep):
@@ -35,7 +37,31 @@ class OddStep(WholeStep):
         trick = plain.pop("trick", None)
         if trick is not None:
             _play(TRICKS[int(trick)])
-        return super().train(plain, trainables)
+        found = super().train(plain, trainables)
+        return found if trick is None else _spoilt(found, TRICKS[int(trick)])
+
+    def evaluate(
+        self, batch: Mapping[str, NDArray[Any]], trainables: Mapping[str, Vector]
+    ) -> Evaluation:
+        plain = dict(batch)
+        trick = plain.pop("trick", None)
+        found = super().evaluate(plain, trainables)
+        if trick is None or found.logits is None:
+            return found
+        return replace(found, logits=found.logits[:, :1])
+
+
+def _spoilt(found: StepResult, trick: str) -> StepResult:
+    """Gradients that are not the manifest's."""
+    gradients = dict(found.gradients)
+    first = next(iter(gradients))
+    if trick == "few":
+        gradients.pop(first)
+    elif trick == "flat":
+        gradients[first] = gradients[first][:1]
+    elif trick == "wide":
+        gradients[first] = gradients[first].astype(np.float64)
+    return replace(found, gradients=gradients)
 
 
 def _play(trick: str) -> None:

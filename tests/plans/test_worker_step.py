@@ -252,3 +252,22 @@ def _runs(process: int) -> bool:
         return ") Z" not in Path(f"/proc/{process}/stat").read_text("utf-8")
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("trick", ["few", "flat", "wide"])
+def test_gradients_that_are_not_the_manifests_are_refused(
+    artifact: Artifact, step: WorkerStep, trick: str
+) -> None:
+    given = inputs(artifact, step)
+    with pytest.raises(ArtifactError, match="returns other gradients than the manifest says"):
+        step.train(batch(trick), given)
+    assert step.train(batch(), given).count > 0  # in a new process
+
+
+def test_logits_that_are_not_the_manifests_are_refused(
+    artifact: Artifact, step: WorkerStep
+) -> None:
+    given = inputs(artifact, step)
+    with pytest.raises(ArtifactError, match="returns other logits") as caught:
+        step.evaluate(batch("few"), given)
+    assert caught.value.exit_code == 3
