@@ -117,8 +117,9 @@ OPERATORS |= {
 
 
 @_operator("Identity")
-def _identity(_: Node, x: Tensor) -> Tensor:
-    return x.clone()
+def _identity(node: Node, x: Tensor) -> Tensor:
+    # Two outputs may be one tensor. XNNPACK drops a copy, and then does not know what to return.
+    return x * node.filled((1,) * x.dim(), 1.0) if x.is_floating_point() else x.clone()
 
 
 def _product(x: Tensor, y: Tensor) -> Tensor:
