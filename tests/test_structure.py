@@ -27,7 +27,7 @@ SERVER = ROOT / "server" / "ravan_server"
 # ravan_edge from its inner rooms to its outer ones. A room imports from its own line or from lines
 # above it, never from lines below.
 LINES = [
-    {"errors", "generator", "files", "new_folder"},
+    {"errors", "generator", "files", "folder_lock", "new_folder"},
     {"artifact", "memory"},
     {"methods"},
     {"plans"},
@@ -153,7 +153,8 @@ def test_a_file_is_short(path: Path) -> None:
 
 def public_packages() -> list[str]:
     rooms = [f"ravan_edge.{init.parent.name}" for init in sorted(EDGE.glob("*/__init__.py"))]
-    return ["ravan_edge", "ravan_export", *rooms]
+    server = [f"ravan_server.{init.parent.name}" for init in sorted(SERVER.glob("*/__init__.py"))]
+    return ["ravan_edge", "ravan_export", *rooms, "ravan_server", *server]
 
 
 @pytest.mark.parametrize("name", public_packages())
@@ -306,7 +307,8 @@ def declared(*extras: str) -> set[str]:
 
 def third_parties(package: Path) -> set[str]:
     names = set().union(*(imported_packages(path) for path in modules_of(package)))
-    names -= {"ravan_edge", "ravan_export", "bench", "tests", *sys.stdlib_module_names}
+    own = {"ravan_edge", "ravan_export", "ravan_server", "bench", "tests"}
+    names -= own | sys.stdlib_module_names
     return {INDEX_NAMES.get(name, name) for name in names}
 
 
@@ -319,6 +321,9 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     # optimum 2.3 imports requests without declaring it, so we declare it in its place.
     own = declared("export") - declared("onnxruntime", "parquet") - {"requests"}
     assert own <= third_parties(EXPORT)
+    assert third_parties(SERVER) - core <= declared("server")
+    named = {"httptools", "uvloop"}  # uvicorn loads them by their names
+    assert declared("server") - core - named <= third_parties(SERVER)
     assert third_parties(ROOT / "tests") | third_parties(ROOT / "bench") <= declared("dev")
 
 
@@ -329,70 +334,3 @@ def test_constraints_name_no_package_of_one_platform(file: str) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line) for line in pins)
     assert not [line for line in pins if line.startswith(("nvidia-", "cuda-", "triton="))]
     assert not [line for line in pins if "+" in line], "a local version is not on any index"
-
-
-def option_calls() -> list[tuple[str, str, str]]:
-    """(class, field, default as written) of every field made by ``option(default, help, ...)``."""
-    found = []
-    for path in [*modules_of(EDGE), *modules_of(EXPORT)]:
-        for kind in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(kind, ast.ClassDef):
-                continue
-            for item in kind.body:
-                if (
-                    isinstance(item, ast.AnnAssign)
-                    and isinstance(item.target, ast.Name)
-                    and isinstance(item.value, ast.Call)
-                    and ast.unparse(item.value.func) == "option"
-                ):
-                    default = ast.unparse(item.value.args[0])
-                    found.append((kind.name, item.target.id, default))
-    return found
-
-
-def hand_made_options() -> list[tuple[str, str]]:
-    """(option, default as written) of parameters ``name: Annotated[..., typer.Option(...)] = default``."""
-    found = []
-    for path in [*(EDGE / "cli").glob("*.py"), *EXPORT.glob("cli*.py")]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            given = node.args
-            plain = [*given.posonlyargs, *given.args]
-            pairs: list[tuple[ast.arg, ast.expr | None]] = []
-            pairs += zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)
-            pairs += zip(given.kwonlyargs, given.kw_defaults, strict=True)
-            for parameter, default in pairs:
-                if parameter.annotation is None or default is None:
-                    continue
-                annotation = ast.unparse(parameter.annotation)
-                if match := re.search(r"typer\.Option\('--([a-z-]+)", annotation):
-                    found.append((match[1].replace("-", "_"), ast.unparse(default)))
-    return found
-
-
-# Options of one name that mean different things in different commands.
-OWN_DEFAULTS = {
-    "heads": "`export`: how many heads a layer gets; elsewhere: the file of trained heads",
-    "batch_size": "`train` and `simulate`: rows of a step; `eval`: rows at once, which changes nothing",
-    "seed": "`merge`: the old artifact's plus 1; elsewhere: 0",
-    "task": "`inspect`: whether it was typed tells a model from an artifact; then `export`'s",
-    "validation": "`simulate` chooses the best round on it, `train` only shows it",
-}
-
-
-def test_an_option_has_one_default_whatever_the_command() -> None:
-    defaults: dict[str, set[str]] = defaultdict(set)
-    for _, name, default in option_calls():
-        # `RuntimeSettings.threads` and the like refer to the one place
-        defaults[name].add(name if default.endswith(f".{name}") else default)
-    for name, default in hand_made_options():
-        defaults[name].add(default)
-    for name, written in defaults.items():
-        literals = {"None" if default == "''" else default for default in written - {name}}
-        assert len(literals) <= 1 or name in OWN_DEFAULTS, f"--{name}: {sorted(literals)}"
-
-
-def test_options_are_found() -> None:
-    assert ("LocalSettings", "lr", "0.0005") in option_calls()
-    assert "batch_size" in dict(hand_made_options())

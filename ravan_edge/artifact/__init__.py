@@ -1,7 +1,13 @@
 """The artifact: its manifest, opening and checking it, bounded tensor files (docs/artifact.md)."""
 
 from ravan_edge.artifact.graph_file import GraphFile, read_graph, read_graph_bytes
-from ravan_edge.artifact.heads import heads_metadata, heads_version, read_heads, write_heads
+from ravan_edge.artifact.heads import (
+    heads_metadata,
+    heads_version,
+    load_heads,
+    read_heads,
+    write_heads,
+)
 from ravan_edge.artifact.manifest import (
     Basis,
     Conformance,
@@ -18,7 +24,13 @@ from ravan_edge.artifact.manifest import (
     TextSettings,
     parse_manifest,
 )
-from ravan_edge.artifact.opening import Artifact, open_artifact
+from ravan_edge.artifact.opening import (
+    BASE_NAME,
+    HEADS_NAME,
+    MANIFEST_NAME,
+    Artifact,
+    open_artifact,
+)
 from ravan_edge.artifact.summary import ArtifactSummary, describe, heads_bytes, update_bytes
 from ravan_edge.artifact.tensor_file import (
     BASE_BOUNDS,
@@ -37,7 +49,10 @@ from ravan_edge.artifact.writer import ArtifactWriter
 
 __all__ = [
     "BASE_BOUNDS",
+    "BASE_NAME",
     "HEADS_BOUNDS",
+    "HEADS_NAME",
+    "MANIFEST_NAME",
     "Artifact",
     "ArtifactSummary",
     "ArtifactWriter",
@@ -62,6 +77,7 @@ __all__ = [
     "heads_bytes",
     "heads_metadata",
     "heads_version",
+    "load_heads",
     "map_tensors",
     "open_artifact",
     "parse_manifest",

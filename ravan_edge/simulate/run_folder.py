@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.files import storage_errors, sync_folder, write_atomic
-from ravan_edge.simulate.lock import FolderLock
+from ravan_edge.folder_lock import FolderLock
 from ravan_edge.simulate.state import RunState, state_from_bytes, state_to_bytes
 
 __all__ = ["RunFolder", "check_folder", "json_bytes", "read_summary"]

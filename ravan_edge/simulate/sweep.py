@@ -15,9 +15,9 @@ from typing import Any
 
 from ravan_edge.errors import NumericsError, UsageError
 from ravan_edge.files import storage_errors, write_atomic
+from ravan_edge.folder_lock import FolderLock
 from ravan_edge.simulate.engine import simulate
 from ravan_edge.simulate.events import Notice, OnEvent, Resumed, RoundDone, Stage
-from ravan_edge.simulate.lock import FolderLock
 from ravan_edge.simulate.request import SimulationRequest
 from ravan_edge.simulate.run_folder import RUN_NAME, json_bytes
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from ravan_edge.artifact.manifest import Role
+from ravan_edge.errors import UsageError
 from ravan_edge.methods import HeadScore, ParameterLayout, Vector
 from ravan_edge.training.optimisers import Adam, Optimiser, OptimiserName, Sgd
-from ravan_edge.training.options import check_options, option
+from ravan_edge.training.options import check_options, option, option_name
 
 __all__ = ["LocalSettings"]
 
@@ -70,9 +72,54 @@ class LocalSettings:
         mask = layout.mask(Role.TASK_HEAD)
         return np.where(mask, np.float32(self.task_head_lr), np.float32(self.lr))
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LocalSettings:
+        """The inverse of :meth:`as_dict`, for values that came from elsewhere.
+
+        Raises:
+            UsageError: An unknown setting, or a value of the wrong type or out of range.
+        """
+        known = {item.name: item.type for item in fields(cls)}
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise UsageError(
+                    f"setting {name[:40]!r} is not known",
+                    hint="upgrade ravan-edge: pip install --upgrade ravan-edge",
+                )
+            checked[name] = _typed(name, value, str(known[name]))
+        return cls(**checked)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON, and for digests of a configuration: enumerations as their text."""
         return {
             name: str(value) if isinstance(value, OptimiserName | HeadScore) else value
             for name, value in asdict(self).items()
         }
+
+
+# The annotations above, as they are written; what else stands there is a bug a test finds.
+_ACCEPTED: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
+_NAMES = {"OptimiserName": OptimiserName, "HeadScore": HeadScore}
+
+
+def _typed(name: str, value: object, annotation: str) -> object:
+    if annotation in _NAMES:
+        names = _NAMES[annotation]
+        if isinstance(value, str) and value in list(names):
+            return names(value)
+        expected = " or ".join(names)
+    else:
+        if isinstance(value, _ACCEPTED[annotation]) and not isinstance(value, bool):
+            return value
+        expected = annotation
+    raise UsageError(
+        f"{str(value)[:40]!r}, expected {expected}",
+        where=option_name(name),
+        hint="use a value of that kind",
+    )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ravan_edge.errors import ArtifactError, DataError, RavanError, UsageError
+from ravan_edge.folder_lock import FolderLock
 from ravan_edge.simulate import simulate
-from ravan_edge.simulate.lock import FolderLock
 from tests.simulate.conftest import RequestFor, Tiny, write_csv
 from tests.simulate.same_run import comparable
 

@@ -1,4 +1,4 @@
-"""One process at a time on a run folder."""
+"""One process at a time on a folder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ __all__ = ["FolderLock"]
 class FolderLock:
     """An operating system's lock on ``.lock`` in a folder; it ends with the process, however that ends.
 
+    Args:
+        folder: It must exist.
+        what: What kind of folder it is, for the error.
+        option: The option that names it.
+
     Raises:
         UsageError: Another process has it.
         StorageError: The file cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, what: str = "run", option: str = "--out") -> None:
         path = folder / ".lock"
         with storage_errors(path, "lock the folder"):
             self._file = path.open("ab")
@@ -38,9 +43,9 @@ class FolderLock:
         except OSError:
             self._file.close()
             raise UsageError(
-                "another process is working on this run folder",
+                f"another process is working on this {what} folder",
                 where=os.fspath(folder),
-                hint="wait until it is done, or name another folder with --out",
+                hint=f"wait until it is done, or name another folder with {option}",
             ) from None
 
     def __enter__(self) -> Self:

@@ -1,0 +1,211 @@
+"""The messages between a device and a server (docs/protocol.md).
+
+Each is a frozen class that refuses what it does not know. Times are seconds from now, never a
+date: the clocks of devices are wrong.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ravan_edge.errors import UsageError
+from ravan_edge.training.settings import LocalSettings
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "CheckIn",
+    "CheckInAnswer",
+    "ComeBack",
+    "Conditions",
+    "DeviceFailure",
+    "FailureReason",
+    "Receipt",
+    "RunState",
+    "ServerStatus",
+    "TaskOffer",
+    "UploadRules",
+    "WaitReason",
+]
+
+PROTOCOL_VERSION = 1
+"""Raised when a message changes so that an older side would misread it."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])]
+DeviceId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_-]{8,64}$",
+        description="Chosen by the device once, at random, and kept.",
+        examples=["c2f1a9d07b6e4f53"],
+    ),
+]
+TaskId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", examples=["Yr4mI0cQkD8sJw3v"])]
+PlanName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$", examples=["whole"])]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Positive = Annotated[int, Field(ge=1, lt=1 << 53)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, strict=False)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Conditions(_Message):
+    """How a device is right now; null: it does not know, or does not say."""
+
+    mains_power: bool | None = None
+    unmetered: bool | None = None
+
+
+class CheckIn(_Message):
+    """A device offers its work."""
+
+    protocol: Annotated[int, Field(ge=1, le=1 << 16, examples=[PROTOCOL_VERSION])]
+    device: DeviceId
+    plans: Annotated[
+        tuple[PlanName, ...],
+        Field(
+            strict=False, min_length=1, max_length=16, description="That it can run, best first."
+        ),
+    ]
+    artifacts: Annotated[
+        tuple[Digest, ...],
+        Field(strict=False, max_length=64, description="That it has already."),
+    ] = ()
+    memory_limit_bytes: Positive | None = None
+    heads_to_train: Annotated[
+        int | None,
+        Field(ge=1, le=65_536, description="The most heads of each layer it can train; null: all."),
+    ] = None
+    conditions: Conditions = Conditions()
+
+
+class UploadRules(_Message):
+    """The form in which the server takes the update."""
+
+    encoding: Literal["plain"] = "plain"
+    codec: Literal["fp32"] = "fp32"
+    most_bytes: Positive
+
+
+class TaskOffer(_Message):
+    """One assignment: train from this version, with these settings, until the deadline."""
+
+    answer: Literal["task"] = "task"
+    task: TaskId
+    device: Annotated[
+        int,
+        Field(ge=0, lt=1 << 32, description="The device's number: addresses its random numbers."),
+    ]
+    round: Positive
+    attempt: Positive
+    version: Count
+    artifact: Digest
+    heads: Digest
+    heads_bytes: Positive
+    plan: PlanName
+    settings: dict[str, str | int | float | bool | None]
+    heads_to_train: Annotated[int | None, Field(ge=1, le=65_536)] = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)]
+    deadline_seconds: Seconds
+    upload: UploadRules
+
+    @field_validator("settings")
+    @classmethod
+    def _known_settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        _local_settings(settings)
+        return settings
+
+    @property
+    def local(self) -> LocalSettings:
+        """The settings of the local round, checked."""
+        return _local_settings(self.settings)
+
+
+def _local_settings(values: dict[str, Any]) -> LocalSettings:
+    try:
+        return LocalSettings.from_dict(values)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+class WaitReason(StrEnum):
+    """Why there is no task now."""
+
+    ROUND_FULL = "round_full"
+    MERGING = "merging"
+    TOOK_PART = "took_part"
+    CONDITIONS = "conditions"
+    BUSY = "busy"
+    FINISHED = "finished"
+
+
+class ComeBack(_Message):
+    """No task now. Come back once, at a random moment of the window."""
+
+    answer: Literal["come_back"] = "come_back"
+    reason: Annotated[WaitReason, Field(strict=False)]
+    earliest_seconds: Seconds
+    latest_seconds: Seconds
+
+
+CheckInAnswer = Annotated[TaskOffer | ComeBack, Field(discriminator="answer")]
+
+
+class Receipt(_Message):
+    """The update is stored and will survive whatever happens to the server."""
+
+    task: TaskId
+    status: Literal["accepted", "already_have_it"]
+    sha256: Digest
+    bytes: Positive
+
+
+class FailureReason(StrEnum):
+    """Why a device gives a task back."""
+
+    BAD_NUMBERS = "bad_numbers"
+    OUT_OF_MEMORY = "out_of_memory"
+    CONDITIONS = "conditions"
+    DATA = "data"
+    STORAGE = "storage"
+    CRASHED = "crashed"
+    OTHER = "other"
+
+
+class DeviceFailure(_Message):
+    """A device gives its task back, so that another one can have the place."""
+
+    reason: Annotated[FailureReason, Field(strict=False)]
+    detail: Annotated[str, Field(max_length=500)] = ""
+
+
+class RunState(StrEnum):
+    """What a server is doing."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    MERGING = "merging"
+    FINISHED = "finished"
+
+
+class ServerStatus(_Message):
+    """Where the rounds stand."""
+
+    protocol: int = PROTOCOL_VERSION
+    artifact: Digest
+    heads: Digest
+    version: Count
+    round: Count
+    rounds: Positive
+    attempt: Count
+    state: Annotated[RunState, Field(strict=False)]
+    devices: Annotated[Count, Field(description="That ever had a task.")]
+    goal: Positive
+    training: Annotated[Count, Field(description="Tasks of this attempt that are out.")]
+    accepted: Annotated[Count, Field(description="Updates of this attempt that are stored.")]
+    failed_attempts: Count
+    deadline_seconds: Seconds | None

@@ -1,0 +1,83 @@
+"""Immutable content by its sha256: what devices download."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ravan_edge.artifact import MANIFEST_NAME, Artifact
+from ravan_edge.files import storage_errors, sync_folder, write_atomic
+
+__all__ = ["ArtifactBlobs", "Blobs", "FolderBlobs"]
+
+
+class Blobs(Protocol):
+    """Where blobs are kept."""
+
+    def put(self, content: bytes) -> str:
+        """Keep content durably; its sha256. Putting it again changes nothing.
+
+        Raises:
+            StorageError: The disk is full, or the like.
+        """
+        ...
+
+    def path(self, digest: str) -> Path | None:
+        """A file with the content; None: it is not here."""
+        ...
+
+
+class FolderBlobs:
+    """One file for each blob, called by its digest.
+
+    Raises:
+        StorageError: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with storage_errors(folder, "make the folder"):
+            folder.mkdir(exist_ok=True)
+            for left in folder.glob(".*.tmp"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+
+    def put(self, content: bytes) -> str:
+        """Keep content durably; its sha256. Putting it again changes nothing."""
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._folder / digest
+        if path.exists():
+            # Written before, perhaps by a process that was killed before its last sync.
+            with storage_errors(path, "sync the file"):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                sync_folder(self._folder)
+        else:
+            write_atomic(path, [content])
+        return digest
+
+    def path(self, digest: str) -> Path | None:
+        """A file with the content; None: it is not here."""
+        path = self._folder / digest
+        return path if path.is_file() else None
+
+
+class ArtifactBlobs:
+    """The files of an artifact by their digests, without a copy. Its manifest is one of them."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        files: Mapping[str, str] = {
+            entry.sha256: name for name, entry in artifact.manifest.files.items()
+        }
+        self._files = {**files, artifact.digest: MANIFEST_NAME}
+        self._folder = artifact.folder
+
+    def path(self, digest: str) -> Path | None:
+        """A file with the content; None: it is no file of the artifact."""
+        name = self._files.get(digest)
+        return None if name is None else self._folder / name

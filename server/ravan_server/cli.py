@@ -1,0 +1,69 @@
+"""``ravan serve``: the aggregator."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ravan_edge.artifact import open_artifact
+from ravan_edge.cli.common import takes_settings
+from ravan_edge.errors import UsageError
+from ravan_server.settings import RoundSettings, ServerSettings
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``ravan``."""
+    app.command("serve")(serve)
+
+
+@takes_settings(rounds=RoundSettings, settings=ServerSettings)
+def serve(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder, made by `ravan export`.")],
+    state: Annotated[
+        Path,
+        typer.Option("--state", help="The server's folder; the same command goes on with it."),
+    ],
+    rounds: RoundSettings,
+    settings: ServerSettings,
+) -> None:
+    """Hand out tasks to devices, and merge what they send.
+
+    After a kill the same command goes on, and no update that was acknowledged is lost.
+
+    Examples:
+      ravan serve runs/demo/artifact --state runs/server
+      ravan serve ART --state runs/server --goal 20 --rounds 100 --local-steps 50 --lr 1e-3
+    """
+    _check_host(settings.host)
+    from ravan_server.serving import serve as run_server
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    run_server(
+        open_artifact(artifact),
+        state,
+        rounds,
+        settings,
+        lambda address: typer.echo(f"listening on {address}"),
+    )
+
+
+def _check_host(host: str) -> None:
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise UsageError(
+            "devices are not told apart yet, so only this machine may connect",
+            where=f"--host {host}",
+            hint="use 127.0.0.1",
+        )

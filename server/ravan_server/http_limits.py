@@ -1,0 +1,57 @@
+"""What every request must keep to before a handler sees it."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ravan_edge.protocol import Reason, Refusal
+from ravan_server.problems import problem_response
+
+__all__ = ["SmallBodies"]
+
+
+class SmallBodies:
+    """Refuses bodies larger than a message can be; uploads have a limit of their own.
+
+    Args:
+        app: What is protected.
+        most_bytes: Of a body.
+        exempt_suffix: Paths of PUT requests with this ending are not looked at.
+    """
+
+    def __init__(self, app: ASGIApp, most_bytes: int, exempt_suffix: str) -> None:
+        self._app = app
+        self._most_bytes = most_bytes
+        self._exempt_suffix = exempt_suffix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if (
+            scope["type"] != "http"
+            or scope["method"] in {"GET", "HEAD"}
+            or (scope["method"] == "PUT" and scope["path"].endswith(self._exempt_suffix))
+        ):
+            await self._app(scope, receive, send)
+            return
+        # A message is small: it is taken whole before anything looks at it.
+        messages: list[Message] = []
+        received, more = 0, True
+        while more:
+            message = await receive()
+            messages.append(message)
+            received += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            if received > self._most_bytes:
+                await self._too_large()(scope, receive, send)
+                return
+        messages.reverse()
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, replay, send)
+
+    def _too_large(self) -> Response:
+        detail = f"a message has at most {self._most_bytes} bytes"
+        return problem_response(Refusal(Reason.TOO_LARGE, detail), close=True)

@@ -1,0 +1,75 @@
+"""Every error as the answer that docs/protocol.md promises."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ravan_edge.protocol import Reason, Refusal
+from ravan_server.offers import check_protocol
+
+__all__ = ["add_error_handlers", "problem_response"]
+
+_PROBLEM = "application/problem+json"
+
+
+def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
+    """A refusal as HTTP.
+
+    Args:
+        refusal: Why.
+        close: Whether the connection ends with it, because what is still coming is not read.
+    """
+    problem = refusal.problem
+    headers = {"connection": "close"} if close else {}
+    if problem.retry_after_seconds is not None:
+        headers["retry-after"] = str(max(1, round(problem.retry_after_seconds)))
+    content = problem.model_dump_json()
+    return Response(content, problem.status, headers=headers, media_type=_PROBLEM)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Turn every error of a handler into a problem."""
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> Response:
+        return _respond(request, refusal)
+
+    @app.exception_handler(RequestValidationError)
+    async def not_valid(request: Request, error: RequestValidationError) -> Response:
+        if request.url.path == "/v1/check-in" and isinstance(error.body, dict):
+            try:
+                check_protocol(error.body.get("protocol"))
+            except Refusal as refusal:
+                return _respond(request, refusal)
+        return _respond(request, Refusal(Reason.BAD_MESSAGE, _first_error(error)))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+            detail = f"{request.method} {request.url.path[:200]}: docs/protocol.md lists the paths"
+            return _respond(request, Refusal(Reason.NO_SUCH_PATH, detail))
+        return _respond(request, Refusal(Reason.BAD_MESSAGE, str(error.detail)))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, _: ClientDisconnect) -> Response:
+        return _respond(request, Refusal(Reason.CUT_OFF, "the connection ended"))
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        detail = f"{type(error).__name__}: the server's log has more"
+        return _respond(request, Refusal(Reason.BUG, detail))
+
+
+def _respond(request: Request, refusal: Refusal) -> Response:
+    return problem_response(refusal, close=request.method == "PUT")
+
+
+def _first_error(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])[:200]
+    return f"{place}: {first['msg']}"[:1000]

@@ -1,0 +1,128 @@
+"""Everything a server can be told: the command line is made from these classes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ravan_edge.errors import UsageError
+from ravan_edge.training.options import check_options, option
+from ravan_edge.training.settings import LocalSettings
+
+__all__ = ["RoundSettings", "ServerSettings"]
+
+_ROUNDS = "Rounds"
+_NETWORK = "Network"
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """How a round runs. Stored with each attempt, so that a restart with others changes only the next.
+
+    Raises:
+        UsageError: A number is out of range; names the option.
+    """
+
+    local: LocalSettings = field(default_factory=LocalSettings)
+
+    goal: int = option(3, "Updates that end a round.", minimum=1, maximum=1_000_000, group=_ROUNDS)
+    over_selection: float = option(
+        1.3,
+        "Devices that get a task, as a multiple of --goal: some never answer.",
+        minimum=1,
+        maximum=100,
+        group=_ROUNDS,
+    )
+    minimum: int | None = option(
+        None,
+        "Updates that are merged when the deadline comes before the goal. Default: --goal.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_ROUNDS,
+    )
+    deadline_seconds: float = option(
+        600.0,
+        "Seconds a round has from its first task on.",
+        minimum=1,
+        maximum=30 * 86_400,
+        group=_ROUNDS,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.minimum is not None and self.minimum > self.goal:
+            raise UsageError(
+                f"{self.minimum} is more than --goal {self.goal}",
+                where="--minimum",
+                hint="a round ends at its goal; use at most that",
+            )
+
+    @property
+    def places(self) -> int:
+        """How many tasks of one attempt may be out or done."""
+        return math.ceil(self.goal * self.over_selection)
+
+    @property
+    def enough(self) -> int:
+        """Updates that are merged at the deadline."""
+        return self.goal if self.minimum is None else self.minimum
+
+    def to_json(self) -> str:
+        """For the store."""
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "local"}
+        return json.dumps({"local": self.local.as_dict(), **own}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RoundSettings:
+        """What :meth:`to_json` wrote."""
+        document: dict[str, Any] = json.loads(text)
+        return cls(local=LocalSettings.from_dict(document.pop("local")), **document)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What else a server can be told."""
+
+    rounds: int = option(
+        30, "Rounds; each ends in one merge.", minimum=1, maximum=1_000_000, group=_ROUNDS
+    )
+    seed: int = option(
+        0,
+        "Seed of everything that devices draw.",
+        minimum=0,
+        maximum=(1 << 64) - 1,
+        group=_ROUNDS,
+    )
+    mains_power: bool = option(
+        False, "Give tasks only to devices that say they are on mains power.", group=_ROUNDS
+    )
+    unmetered: bool = option(
+        False, "Give tasks only to devices that say their network costs nothing.", group=_ROUNDS
+    )
+    host: str = option("127.0.0.1", "Address to listen on.", group=_NETWORK)
+    port: int = option(
+        8750, "Port to listen on; 0: any free one.", minimum=0, maximum=65_535, group=_NETWORK
+    )
+    check_ins_per_second: float = option(
+        50.0,
+        "How many devices a second are asked to come back, at most.",
+        above=0,
+        maximum=1_000_000,
+        group=_NETWORK,
+    )
+    uploads_in_memory: int = option(
+        256,
+        "MB of uploads that are received at once; further ones are asked to try again.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_NETWORK,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For logs."""
+        return asdict(self)

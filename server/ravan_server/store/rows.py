@@ -1,0 +1,113 @@
+"""What a store keeps, as frozen rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["RunRow", "StoredUpdate", "TaskRow", "TaskState", "VersionRow"]
+
+
+class TaskState(StrEnum):
+    """What became of a task."""
+
+    TRAINING = "training"
+    """It is out."""
+    ACCEPTED = "accepted"
+    """Its update is stored and acknowledged."""
+    MERGED = "merged"
+    """Its update is in a version."""
+    GIVEN_BACK = "given_back"
+    """The device could not do it."""
+    LATE = "late"
+    """The round ended without it."""
+    UNUSED = "unused"
+    """Its update is stored, but its attempt failed."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """The run that a state folder holds.
+
+    Attributes:
+        artifact: The artifact digest.
+        created_at: Seconds since 1970.
+    """
+
+    artifact: str
+    created_at: float
+
+
+@dataclass(frozen=True)
+class StoredUpdate:
+    """Where an acknowledged update lies, and how it counts.
+
+    Attributes:
+        sha256: Of the whole file, as it was sent.
+        segment: The segment of the update log that holds it.
+        offset: Its first byte there.
+        bytes: Its length.
+        examples: Rows that the device saw.
+        steps: Steps it took.
+        weight: How it counts in the merge.
+    """
+
+    sha256: str
+    segment: str
+    offset: int
+    bytes: int
+    examples: int
+    steps: int
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One assignment.
+
+    Attributes:
+        task: Its id, the key of exactly-once.
+        attempt: Id of the attempt it belongs to.
+        device: The device, as it calls itself.
+        number: The device's number.
+        plan: The plan it was told to run.
+        heads_to_train: Heads of each layer that train; None: all.
+        state: What became of it.
+        assigned_at: Seconds since 1970.
+        ended_at: When it left the state ``training``.
+        failure: Why the device gave it back.
+        update: Where its update lies.
+    """
+
+    task: str
+    attempt: int
+    device: str
+    number: int
+    plan: str
+    heads_to_train: int | None
+    state: TaskState
+    assigned_at: float
+    ended_at: float | None = None
+    failure: str | None = None
+    update: StoredUpdate | None = None
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """One version of the heads.
+
+    Attributes:
+        version: How many merges are behind it.
+        heads: The sha256 of its heads file.
+        bytes: Of that file.
+        attempt: The attempt that made it; None: the artifact's own heads.
+        updates: How many updates were merged.
+        made_at: Seconds since 1970.
+    """
+
+    version: int
+    heads: str
+    bytes: int
+    attempt: int | None
+    updates: int
+    made_at: float

@@ -1,0 +1,278 @@
+"""The store on a database that SQLAlchemy speaks to; today SQLite in one file."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
+
+from ravan_edge.errors import StorageError, UsageError
+from ravan_server.rounds import Attempt, AttemptState
+from ravan_server.settings import RoundSettings
+from ravan_server.store import schema
+from ravan_server.store.rows import RunRow, StoredUpdate, TaskRow, TaskState, VersionRow
+
+__all__ = ["SqlStore", "SqlTransaction"]
+
+_UPDATE = ("sha256", "segment", "offset", "bytes", "examples", "steps", "weight")
+
+
+class SqlTransaction:
+    """:class:`ravan_server.store.Transaction` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def run(self) -> RunRow | None:
+        """The run, if there is one."""
+        found = self._one(select(schema.run))
+        if found is None:
+            return None
+        if found["schema_version"] != schema.SCHEMA_VERSION:
+            raise UsageError(
+                f"the state has schema {found['schema_version']}, this is {schema.SCHEMA_VERSION}",
+                hint="use the version of ravan-edge that made it",
+            )
+        return RunRow(found["artifact"], found["created_at"])
+
+    def begin_run(self, row: RunRow) -> None:
+        """Say what the run is, once."""
+        values = {"id": 1, "schema_version": schema.SCHEMA_VERSION, **asdict(row)}
+        self._connection.execute(insert(schema.run), values)
+
+    def attempt(self) -> Attempt:
+        """The latest attempt."""
+        latest = select(schema.attempts).order_by(schema.attempts.c.id.desc()).limit(1)
+        return _attempt(self._first(latest))
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        """A new attempt; its id is free."""
+        self._connection.execute(insert(schema.attempts), _attempt_values(attempt))
+
+    def save_attempt(self, attempt: Attempt) -> None:
+        """An attempt that is there, changed."""
+        values = _attempt_values(attempt)
+        statement = update(schema.attempts).where(schema.attempts.c.id == values.pop("id"))
+        self._connection.execute(statement, values)
+
+    def attempts(self, state: str) -> int:
+        """How many attempts are in a state."""
+        return self._count(schema.attempts, schema.attempts.c.state == state)
+
+    def device(self, device: str) -> int:
+        """The number of a device; a new one gets the next free number, from 0."""
+        table = schema.devices
+        number = self._connection.scalar(select(table.c.number).where(table.c.device == device))
+        if number is None:
+            largest = self._connection.scalar(select(func.max(table.c.number)))
+            number = 0 if largest is None else largest + 1
+            self._connection.execute(insert(table), {"number": number, "device": device})
+        return int(number)
+
+    def devices(self) -> int:
+        """How many devices have a number."""
+        return self._count(schema.devices)
+
+    def task(self, task: str) -> TaskRow | None:
+        """A task by its id."""
+        found = self._one(select(schema.tasks).where(schema.tasks.c.task == task))
+        return None if found is None else _task(found)
+
+    def task_of(self, attempt: int, device: str) -> TaskRow | None:
+        """The task that a device has, or had, in an attempt."""
+        table = schema.tasks
+        found = self._one(select(table).where(table.c.attempt == attempt, table.c.device == device))
+        return None if found is None else _task(found)
+
+    def tasks(self, attempt: int) -> Sequence[TaskRow]:
+        """All tasks of an attempt, in the order of their assignment."""
+        table = schema.tasks
+        statement = (
+            select(table)
+            .where(table.c.attempt == attempt)
+            .order_by(table.c.assigned_at, table.c.task)
+        )
+        return [_task(dict(found)) for found in self._connection.execute(statement).mappings()]
+
+    def add_task(self, row: TaskRow) -> None:
+        """A new task; a device has one of an attempt at most."""
+        self._connection.execute(insert(schema.tasks), _task_values(row))
+
+    def save_task(self, row: TaskRow) -> None:
+        """A task that is there, changed."""
+        values = _task_values(row)
+        statement = update(schema.tasks).where(schema.tasks.c.task == values.pop("task"))
+        self._connection.execute(statement, values)
+
+    def end_tasks(self, attempt: int, before: TaskState, after: TaskState, now: float) -> None:
+        """Move all tasks of an attempt from one state to another."""
+        table = schema.tasks
+        self._connection.execute(
+            update(table)
+            .where(table.c.attempt == attempt, table.c.state == str(before))
+            .values(state=str(after), ended_at=func.coalesce(table.c.ended_at, now))
+        )
+
+    def latest_version(self) -> VersionRow:
+        """The latest version."""
+        table = schema.versions
+        latest = select(table).order_by(table.c.version.desc()).limit(1)
+        return VersionRow(**self._first(latest))
+
+    def version(self, version: int) -> VersionRow | None:
+        """A version by its number."""
+        found = self._one(select(schema.versions).where(schema.versions.c.version == version))
+        return None if found is None else VersionRow(**found)
+
+    def add_version(self, row: VersionRow) -> None:
+        """A new version."""
+        self._connection.execute(insert(schema.versions), asdict(row))
+
+    def _one(self, statement: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
+        found = self._connection.execute(statement).mappings().first()
+        return None if found is None else dict(found)
+
+    def _first(self, statement: Any) -> Mapping[str, Any]:  # noqa: ANN401
+        found = self._one(statement)
+        if found is None:
+            raise StorageError(
+                "the state has a run, but no attempt or no version",
+                hint="restore a backup of the state folder",
+            )
+        return found
+
+    def _count(self, table: Any, *where: Any) -> int:  # noqa: ANN401
+        statement = select(func.count()).select_from(table).where(*where)
+        return int(self._connection.scalar(statement) or 0)
+
+
+class SqlStore:
+    """:class:`ravan_server.store.Store` in an SQLite file.
+
+    The write-ahead log is synced at every commit (``synchronous=FULL``), so a transaction that ended
+    survives a loss of power, not only a kill.
+
+    Raises:
+        StorageError: The file cannot be opened or made.
+        UsageError: It is no state of a server, or one of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = threading.Lock()
+        self._engine = create_engine(
+            f"sqlite+pysqlite:///{path}",
+            poolclass=QueuePool,
+            pool_size=4,
+            max_overflow=4,
+            connect_args={"check_same_thread": False, "isolation_level": None, "timeout": 30},
+        )
+        event.listen(self._engine, "connect", _prepare)
+        with _errors(path, "open the database"), self._engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            schema.metadata.create_all(connection)
+
+    @property
+    def engine(self) -> Engine:
+        """For tools that look into it."""
+        return self._engine
+
+    @contextmanager
+    def writing(self) -> Iterator[SqlTransaction]:
+        """A transaction that is durable once its block has ended, and undone if the block raises."""
+        with (
+            self._writer,
+            _errors(self._path, "write to the database"),
+            self._engine.begin() as connection,
+        ):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield SqlTransaction(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[SqlTransaction]:
+        """One consistent look, from any thread; it must not write."""
+        with _errors(self._path, "read the database"), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield SqlTransaction(connection)
+
+    def close(self) -> None:
+        """Nothing is open after this."""
+        self._engine.dispose()
+
+
+def _prepare(connection: Any, record: object) -> None:  # noqa: ANN401, ARG001  (SQLAlchemy's signature)
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+@contextmanager
+def _errors(path: Path, action: str) -> Iterator[None]:
+    try:
+        yield
+    except (DatabaseError, PoolTimeout) as error:
+        if isinstance(error, IntegrityError | ProgrammingError):
+            raise  # a bug, not the disk
+        reason = str(error.orig) if isinstance(error, DatabaseError) else str(error)
+        raise StorageError(
+            f"cannot {action}: {reason}",
+            where=str(path),
+            hint="look at the disk and at who may write there; nothing that was acknowledged is lost",
+        ) from error
+
+
+def _attempt_values(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "id": attempt.id,
+        "round": attempt.round,
+        "number": attempt.number,
+        "version": attempt.version,
+        "state": str(attempt.state),
+        "settings": attempt.settings.to_json(),
+        "seed": str(attempt.seed),
+        "opened_at": attempt.opened_at,
+        "deadline_at": attempt.deadline_at,
+        "ended_at": attempt.ended_at,
+        "training": attempt.training,
+        "accepted": attempt.accepted,
+    }
+
+
+@lru_cache(maxsize=64)
+def _settings(text: str) -> RoundSettings:
+    return RoundSettings.from_json(text)
+
+
+def _attempt(found: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        **{
+            **found,
+            "state": AttemptState(found["state"]),
+            "settings": _settings(found["settings"]),
+            "seed": int(found["seed"]),
+        }
+    )
+
+
+def _task_values(row: TaskRow) -> dict[str, Any]:
+    stored = row.update
+    values = {name: getattr(row, name) for name in TaskRow.__dataclass_fields__ if name != "update"}
+    values["state"] = str(row.state)
+    return values | {name: None if stored is None else getattr(stored, name) for name in _UPDATE}
+
+
+def _task(found: Mapping[str, Any]) -> TaskRow:
+    values = dict(found)
+    stored = {name: values.pop(name) for name in _UPDATE}
+    values["state"] = TaskState(values["state"])
+    return TaskRow(**values, update=None if stored["sha256"] is None else StoredUpdate(**stored))

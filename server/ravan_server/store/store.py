@@ -1,0 +1,115 @@
+"""What every store can do. One writer at a time works inside a transaction, which is all or nothing.
+
+A store knows no rules: it keeps rows. Rules are in ``rounds.py`` and ``ledger.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from ravan_server.rounds import Attempt
+from ravan_server.store.rows import RunRow, TaskRow, TaskState, VersionRow
+
+__all__ = ["Store", "Transaction"]
+
+
+class Transaction(Protocol):
+    """Reading and writing inside one transaction."""
+
+    def run(self) -> RunRow | None:
+        """The run, if there is one."""
+        ...
+
+    def begin_run(self, row: RunRow) -> None:
+        """Say what the run is, once."""
+        ...
+
+    def attempt(self) -> Attempt:
+        """The latest attempt.
+
+        Raises:
+            StorageError: There is none, though a run begins with one.
+        """
+        ...
+
+    def add_attempt(self, attempt: Attempt) -> None:
+        """A new attempt; its id is free."""
+        ...
+
+    def save_attempt(self, attempt: Attempt) -> None:
+        """An attempt that is there, changed."""
+        ...
+
+    def attempts(self, state: str) -> int:
+        """How many attempts are in a state."""
+        ...
+
+    def device(self, device: str) -> int:
+        """The number of a device; a new one gets the next free number, from 0."""
+        ...
+
+    def devices(self) -> int:
+        """How many devices have a number."""
+        ...
+
+    def task(self, task: str) -> TaskRow | None:
+        """A task by its id."""
+        ...
+
+    def task_of(self, attempt: int, device: str) -> TaskRow | None:
+        """The task that a device has, or had, in an attempt."""
+        ...
+
+    def tasks(self, attempt: int) -> Sequence[TaskRow]:
+        """All tasks of an attempt, in the order of their assignment."""
+        ...
+
+    def add_task(self, row: TaskRow) -> None:
+        """A new task; a device has one of an attempt at most."""
+        ...
+
+    def save_task(self, row: TaskRow) -> None:
+        """A task that is there, changed."""
+        ...
+
+    def end_tasks(self, attempt: int, before: TaskState, after: TaskState, now: float) -> None:
+        """Move all tasks of an attempt from one state to another."""
+        ...
+
+    def latest_version(self) -> VersionRow:
+        """The latest version.
+
+        Raises:
+            StorageError: There is none, though a run begins with one.
+        """
+        ...
+
+    def version(self, version: int) -> VersionRow | None:
+        """A version by its number."""
+        ...
+
+    def add_version(self, row: VersionRow) -> None:
+        """A new version."""
+        ...
+
+
+class Store(Protocol):
+    """Where rows are kept."""
+
+    def writing(self) -> AbstractContextManager[Transaction]:
+        """A transaction that is durable once its block has ended, and undone if the block raises.
+
+        Raises:
+            StorageError: It could not be made durable; nothing of it stays.
+        """
+        ...
+
+    def reading(self) -> AbstractContextManager[Transaction]:
+        """One consistent look, from any thread; it must not write."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is open after this."""
+        ...

@@ -1,0 +1,77 @@
+"""A copy in memory of what requests ask for most: the latest attempt, its tasks, its heads.
+
+Written by the writer's thread after each commit, read by all. It may be a moment old, so it decides only
+what costs nothing when it is wrong: that a device shall come back later, or what a task is before
+its upload begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ravan_edge.protocol import RunState
+from ravan_server.group_commit import Work
+from ravan_server.rounds import Attempt, AttemptState
+from ravan_server.store import TaskRow, Transaction, VersionRow
+
+__all__ = ["View"]
+
+
+@dataclass
+class View:
+    """What the store held at the last commit.
+
+    Attributes:
+        attempt: The latest attempt.
+        heads: The version its devices start from.
+        tasks: Its tasks by id.
+        task_of: Its devices' tasks.
+        devices: How many devices ever had a task.
+        failed_attempts: How many attempts failed.
+    """
+
+    attempt: Attempt
+    heads: VersionRow
+    tasks: dict[str, TaskRow] = field(default_factory=dict)
+    task_of: dict[str, TaskRow] = field(default_factory=dict)
+    devices: int = 0
+    failed_attempts: int = 0
+
+    @classmethod
+    def load(cls, transaction: Transaction) -> View:
+        """What the store holds."""
+        attempt = transaction.attempt()
+        view = cls(
+            attempt,
+            transaction.latest_version(),
+            devices=transaction.devices(),
+            failed_attempts=transaction.attempts(AttemptState.FAILED),
+        )
+        view._remember(transaction.tasks(attempt.id))
+        return view
+
+    def follow(self, work: Work) -> bool:
+        """Take over what a commit changed; False: another attempt began, load it."""
+        if work.attempt.id != self.attempt.id or work.attempt.state is AttemptState.MERGED:
+            return False
+        self._remember(work.changed_tasks)
+        self.attempt = work.attempt
+        self.devices = max(self.devices, *(row.number + 1 for row in work.changed_tasks), 0)
+        return True
+
+    @property
+    def state(self) -> RunState:
+        """In a word."""
+        if self.attempt.state is AttemptState.CLOSED:
+            return RunState.MERGING
+        if self.attempt.state is AttemptState.MERGED:
+            return RunState.FINISHED
+        if self.attempt.training or self.attempt.accepted:
+            return RunState.RUNNING
+        return RunState.WAITING
+
+    def _remember(self, rows: Iterable[TaskRow]) -> None:
+        for row in rows:
+            self.tasks[row.task] = row
+            self.task_of[row.device] = row
