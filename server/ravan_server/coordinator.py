@@ -95,6 +95,7 @@ class Coordinator:
         self._asking = 0
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
+        self._turning = threading.Lock()
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._recover()
@@ -137,13 +138,9 @@ class Coordinator:
         check_protocol(check_in.protocol)
         plan = choose_plan(check_in, self.artifact)
         view = self._view
-        known = view.task_of.get(check_in.device)
-        if known is None:
-            reason = self._no_place(view, check_in)
-            if reason is not None:
-                return self._come_back(reason)
-        elif known.state is not TaskState.TRAINING:
-            return self._come_back(WaitReason.TOOK_PART)
+        reason = self._reason_to_wait(view, check_in)
+        if reason is not None:
+            return self._come_back(reason)
         self._asked(1)
         future = self._writer.submit(lambda work: assign(work, check_in, plan))
         future.add_done_callback(lambda _: self._asked(-1))
@@ -209,14 +206,29 @@ class Coordinator:
             deadline_seconds=attempt.remaining_seconds(self._clock()) if is_open else None,
         )
 
+    def turn(self) -> None:
+        """One look at the clock: ends an attempt whose deadline has passed, merges one that is closed.
+
+        The server does it by itself several times a second.
+
+        Raises:
+            Refusal: The store could not be written.
+            RavanError: A merge failed; nothing is lost, it is tried again.
+        """
+        with self._turning:
+            self._turn()
+
     # -- waiting
 
-    def _no_place(self, view: View, check_in: CheckIn) -> WaitReason | None:
-        """Why a device without a task gets none, as far as the copy in memory knows."""
+    def _reason_to_wait(self, view: View, check_in: CheckIn) -> WaitReason | None:
+        """Why a device gets no task, as far as the copy in memory knows: the way that costs nothing."""
         if view.attempt.state is AttemptState.MERGED:
             return WaitReason.FINISHED
         if view.attempt.state is AttemptState.CLOSED:
             return WaitReason.MERGING
+        known = view.task_of.get(check_in.device)
+        if known is not None:
+            return None if known.state is TaskState.TRAINING else WaitReason.TOOK_PART
         if view.attempt.free_places <= self._asking:
             return WaitReason.ROUND_FULL
         if not meets_conditions(check_in, self._settings):
@@ -260,13 +272,12 @@ class Coordinator:
             self._wake.wait(_TICK_SECONDS)
             self._wake.clear()
             try:
-                self._turn()
+                self.turn()
             except (RavanError, Refusal) as error:
                 _log.error("%s; trying again in %g s", error, _RETRY_SECONDS)
                 self._ending.wait(_RETRY_SECONDS)
 
     def _turn(self) -> None:
-        """One look at the clock and at the latest attempt."""
         attempt = self._view.attempt
         if attempt.at(self._clock()) is not attempt:
             failed = self._view.failed_attempts

@@ -19,9 +19,11 @@ from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
 
-__all__ = ["DATABASE_NAME", "open_coordinator", "serve"]
+__all__ = ["BLOBS_NAME", "DATABASE_NAME", "UPDATES_NAME", "open_coordinator", "serve"]
 
 DATABASE_NAME = "state.sqlite"
+UPDATES_NAME = "updates"
+BLOBS_NAME = "blobs"
 _BACKLOG = 2048
 _GRACE_SECONDS = 10
 
@@ -37,8 +39,8 @@ def open_coordinator(
     """
     store = SqlStore(state / DATABASE_NAME)
     try:
-        log = FolderUpdateLog(state / "updates")
-        blobs = FolderBlobs(state / "blobs")
+        log = FolderUpdateLog(state / UPDATES_NAME)
+        blobs = FolderBlobs(state / BLOBS_NAME)
         return Coordinator(artifact, store, log, blobs, rounds, settings)
     except BaseException:
         store.close()

@@ -1,0 +1,146 @@
+"""What tests of the server share: a state folder with a clock of its own, devices that make updates."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ravan_edge.artifact import Artifact, Role, heads_metadata, load_heads, tensors_to_bytes
+from ravan_edge.methods import Vector, method_for
+from ravan_edge.protocol import (
+    CheckIn,
+    ComeBack,
+    Receipt,
+    TaskOffer,
+    UpdateInfo,
+    decode_update,
+    encode_update,
+)
+from ravan_edge.training import LocalSettings
+from ravan_server.blobs import FolderBlobs, FolderUpdateLog
+from ravan_server.coordinator import Coordinator
+from ravan_server.operations import CheckedUpdate
+from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
+from ravan_server.settings import RoundSettings, ServerSettings
+from ravan_server.store import SqlStore
+
+__all__ = [
+    "Clock",
+    "ask",
+    "device_difference",
+    "device_update",
+    "expected_heads",
+    "opened_server",
+    "send",
+    "wait_for",
+]
+
+
+@dataclass
+class Clock:
+    """A clock that goes on only when it is told to."""
+
+    now: float = 1_000_000.0
+    stopped: bool = field(default=True, init=False)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def opened_server(
+    artifact: Artifact,
+    state: Path,
+    clock: Clock,
+    rounds: RoundSettings | None = None,
+    settings: ServerSettings | None = None,
+) -> Iterator[Coordinator]:
+    """A coordinator on a state folder, running; as ``serve`` opens it, but for the clock."""
+    state.mkdir(exist_ok=True)
+    store = SqlStore(state / DATABASE_NAME)
+    coordinator = Coordinator(
+        artifact,
+        store,
+        FolderUpdateLog(state / UPDATES_NAME),
+        FolderBlobs(state / BLOBS_NAME),
+        rounds or RoundSettings(local=LocalSettings(local_steps=1)),
+        settings or ServerSettings(),
+        clock,
+    )
+    coordinator.start()
+    try:
+        yield coordinator
+    finally:
+        coordinator.stop()
+
+
+def ask(
+    coordinator: Coordinator, device: str, plans: tuple[str, ...] = ("whole",)
+) -> TaskOffer | ComeBack:
+    """A check-in and its answer."""
+    found = coordinator.check_in(CheckIn(protocol=1, device=device, plans=plans))
+    return found if isinstance(found, ComeBack) else coordinator.answer(found.result(30))
+
+
+def device_difference(artifact: Artifact, number: int, version: int) -> Vector:
+    """What device ``number`` finds from ``version`` on: float32 [parameters], 0 where nothing trains."""
+    method = method_for(artifact.manifest)
+    generator = np.random.default_rng([number, version])
+    drawn = generator.normal(scale=0.1, size=method.layout.size).astype(np.float32)
+    return np.where(method.layout.mask(Role.SCALE), np.float32(0), drawn)  # folded: not sent
+
+
+def device_update(artifact: Artifact, offer: TaskOffer) -> bytes:
+    """The update file of a task: a function of the device's number, the version and the task's id."""
+    method = method_for(artifact.manifest)
+    start = np.zeros(method.layout.size, np.float32)
+    info = UpdateInfo(offer.task, offer.version, offer.artifact, examples=8, steps=1)
+    difference = device_difference(artifact, offer.device, offer.version)
+    return encode_update(info, method, difference, method.training(start, None))
+
+
+def send(coordinator: Coordinator, content: bytes, task: str) -> Receipt:
+    """Give an update to the coordinator and wait until it is durable."""
+    artifact = coordinator.artifact
+    update = decode_update(content, artifact.manifest, coordinator.method, artifact.digest)
+    checked = CheckedUpdate(update.info, content, hashlib.sha256(content).hexdigest())
+    return coordinator.accept(task, checked).result(30)
+
+
+def expected_heads(artifact: Artifact, before: Path, devices: list[int], version: int) -> bytes:
+    """The heads file after ``version``, bit by bit, from integers as Python has them.
+
+    A slow twin of section 9 of docs/artifact.md: no numpy integer, no shared code but the file's writer.
+
+    Args:
+        artifact: Of the run.
+        before: The heads file of ``version``.
+        devices: The numbers of the devices whose updates count; at most 3.
+        version: The version they started from.
+    """
+    method = method_for(artifact.manifest)
+    heads = method.layout.pack(load_heads(before, artifact.manifest, artifact.digest))
+    differences = [device_difference(artifact, number, version) for number in devices]
+    power = 62 - 6 - 2  # three devices at most
+    merged = heads.copy()
+    for index in range(len(heads)):
+        # Python's round() is half to even, and its integers do not end.
+        total = sum(round(float(each[index]) * 2.0**power) for each in differences)
+        mean = float(np.float64(total)) * 2.0**-power / len(differences)
+        merged[index] = np.float32(float(heads[index]) + mean)
+    metadata = heads_metadata(version + 1, artifact.digest)
+    return tensors_to_bytes(method.layout.views(merged), metadata)
+
+
+def wait_for(coordinator: Coordinator, version: int, seconds: float = 30) -> None:
+    """Until a version is there. Fails after so many real seconds."""
+    until = time.monotonic() + seconds
+    while coordinator.status().version < version:
+        assert time.monotonic() < until, f"version {version} never came: {coordinator.status()}"
+        time.sleep(0.002)
