@@ -1,0 +1,92 @@
+"""A server and its devices in one process, which may be killed at any moment: run as a script.
+
+    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS
+
+Devices check in, send updates, some twice; one attempt fails at its deadline. What a device was
+told is written to MARKS at once, a line each, with one write:
+
+    ack TASK SHA256 DEVICE VERSION    this update is acknowledged
+    version NUMBER SHA256             this version was seen
+
+Started again on the same folder it goes on. It ends when there are VERSIONS versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from ravan_edge.artifact import open_artifact
+from ravan_edge.protocol import Refusal, TaskOffer
+from ravan_edge.training import LocalSettings
+from ravan_server.coordinator import Coordinator
+from ravan_server.settings import RoundSettings
+from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_for
+
+ROUNDS = RoundSettings(
+    local=LocalSettings(local_steps=1), goal=3, over_selection=1.4, deadline_seconds=60
+)
+DEVICES = 5
+
+
+def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
+    """Until there are so many versions."""
+    descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    clock = Clock()
+    with opened_server(open_artifact(artifact), state, clock, ROUNDS) as server:
+        while server.status().version < versions:
+            status = server.status()
+            mark(descriptor, f"version {status.version} {status.heads}")
+            if status.version == 1 and not status.failed_attempts:
+                fail_an_attempt(server, descriptor, clock)
+            one_round(server, descriptor)
+        status = server.status()
+        mark(descriptor, f"version {status.version} {status.heads}")
+
+
+def fail_an_attempt(server: Coordinator, descriptor: int, clock: Clock) -> None:
+    """One update, and then nothing until the deadline."""
+    offer = ask(server, device(0))
+    if isinstance(offer, TaskOffer):
+        upload(server, offer, descriptor)
+    clock.now += 1000
+    server.turn()
+
+
+def one_round(server: Coordinator, descriptor: int) -> None:
+    """Every device that gets a task does it; what comes too late is refused."""
+    version = server.status().version
+    offers = [ask(server, device(number)) for number in range(DEVICES)]
+    for offer in offers:
+        if isinstance(offer, TaskOffer):
+            try:
+                upload(server, offer, descriptor)
+                upload(server, offer, descriptor)  # its answer was lost, it says
+            except Refusal:
+                continue
+    if server.status().state == "merging" or server.status().version > version:
+        wait_for(server, version + 1)
+
+
+def upload(server: Coordinator, offer: TaskOffer, descriptor: int) -> None:
+    """Send, and remember what was promised."""
+    content = device_update(server.artifact, offer)
+    send(server, content, offer.task)
+    digest = hashlib.sha256(content).hexdigest()
+    mark(descriptor, f"ack {offer.task} {digest} {offer.device} {offer.version}")
+
+
+def device(number: int) -> str:
+    """What a device calls itself."""
+    return f"device-{number:03}"
+
+
+def mark(descriptor: int, text: str) -> None:
+    """Something that somebody outside knows from now on."""
+    os.write(descriptor, f"{text}\n".encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
