@@ -65,6 +65,7 @@ class Coordinator:
         rounds: How rounds run from the next attempt on.
         settings: Everything else.
         clock: Seconds since 1970.
+        retry_seconds: How long to wait after a merge that the disk did not let happen.
 
     Raises:
         UsageError: The state belongs to another artifact.
@@ -80,7 +81,9 @@ class Coordinator:
         rounds: RoundSettings,
         settings: ServerSettings,
         clock: Callable[[], float] = time.time,
+        retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
+        self._retry_seconds = retry_seconds
         self.artifact = artifact
         self.method: Method = method_for(artifact.manifest)
         self._store = store
@@ -274,8 +277,8 @@ class Coordinator:
             try:
                 self.turn()
             except (RavanError, Refusal) as error:
-                _log.error("%s; trying again in %g s", error, _RETRY_SECONDS)
-                self._ending.wait(_RETRY_SECONDS)
+                _log.error("%s; trying again in %g s", error, self._retry_seconds)
+                self._ending.wait(self._retry_seconds)
 
     def _turn(self) -> None:
         attempt = self._view.attempt

@@ -11,7 +11,7 @@ import uvicorn
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
-from ravan_edge.files import storage_errors
+from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.folder_lock import FolderLock
 from ravan_server.app import create_app
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
@@ -69,6 +69,7 @@ def serve(
     """
     with storage_errors(state, "make the state folder"):
         state.mkdir(parents=True, exist_ok=True)
+        sync_folder(state.resolve().parent)
     with FolderLock(state, what="state", option="--state"):
         listening = _listen(settings)
         coordinator = open_coordinator(artifact, state, rounds, settings)

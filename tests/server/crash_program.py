@@ -8,7 +8,8 @@ told is written to MARKS at once, a line each, with one write:
     ack TASK SHA256 DEVICE VERSION    this update is acknowledged
     version NUMBER SHA256             this version was seen
 
-Started again on the same folder it goes on. It ends when there are VERSIONS versions.
+Started again on the same folder it goes on. It ends when there are VERSIONS versions, or with an
+error when the disk lets nothing happen any more.
 """
 
 from __future__ import annotations
@@ -23,12 +24,22 @@ from ravan_edge.protocol import Refusal, TaskOffer
 from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings
-from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_for
+from tests.server.server_kit import (
+    Clock,
+    ask,
+    device_update,
+    opened_server,
+    send,
+    wait_for,
+    wait_until,
+)
 
 ROUNDS = RoundSettings(
     local=LocalSettings(local_steps=1), goal=3, over_selection=1.4, deadline_seconds=60
 )
 DEVICES = 5
+PATIENCE_SECONDS = 10
+MOST_ROUNDS = 20
 
 
 def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
@@ -36,7 +47,9 @@ def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
     descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     clock = Clock()
     with opened_server(open_artifact(artifact), state, clock, ROUNDS) as server:
-        while server.status().version < versions:
+        for _ in range(MOST_ROUNDS):
+            if server.status().version >= versions:
+                break
             status = server.status()
             mark(descriptor, f"version {status.version} {status.heads}")
             if status.version == 1 and not status.failed_attempts:
@@ -44,6 +57,8 @@ def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
             one_round(server, descriptor)
         status = server.status()
         mark(descriptor, f"version {status.version} {status.heads}")
+        if status.version < versions:
+            sys.exit(1)
 
 
 def fail_an_attempt(server: Coordinator, descriptor: int, clock: Clock) -> None:
@@ -52,30 +67,40 @@ def fail_an_attempt(server: Coordinator, descriptor: int, clock: Clock) -> None:
     if isinstance(offer, TaskOffer):
         upload(server, offer, descriptor)
     clock.now += 1000
-    server.turn()
+    wait_until(lambda: server.status().failed_attempts > 0, PATIENCE_SECONDS)
 
 
 def one_round(server: Coordinator, descriptor: int) -> None:
     """Every device that gets a task does it; what comes too late is refused."""
     version = server.status().version
-    offers = [ask(server, device(number)) for number in range(DEVICES)]
+    offers = []
+    for number in range(DEVICES):
+        try:
+            offers.append(ask(server, device(number)))
+        except Refusal as refusal:
+            say(refusal)
     for offer in offers:
         if isinstance(offer, TaskOffer):
             try:
                 upload(server, offer, descriptor)
                 upload(server, offer, descriptor)  # its answer was lost, it says
-            except Refusal:
-                continue
+            except Refusal as refusal:
+                say(refusal)
     if server.status().state == "merging" or server.status().version > version:
-        wait_for(server, version + 1)
+        wait_for(server, version + 1, PATIENCE_SECONDS)
+
+
+def say(refusal: Refusal) -> None:
+    """A disk that failed, or a device that came too late: both try again in the next round."""
+    print(f"{refusal.reason}: {refusal}", file=sys.stderr)
 
 
 def upload(server: Coordinator, offer: TaskOffer, descriptor: int) -> None:
-    """Send, and remember what was promised."""
+    """Send, and write down what is promised in the moment it is."""
     content = device_update(server.artifact, offer)
-    send(server, content, offer.task)
     digest = hashlib.sha256(content).hexdigest()
-    mark(descriptor, f"ack {offer.task} {digest} {offer.device} {offer.version}")
+    said = f"ack {offer.task} {digest} {offer.device} {offer.version}"
+    send(server, content, offer.task, lambda: mark(descriptor, said))
 
 
 def device(number: int) -> str:

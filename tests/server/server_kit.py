@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ __all__ = [
     "opened_server",
     "send",
     "wait_for",
+    "wait_until",
 ]
 
 
@@ -72,6 +73,7 @@ def opened_server(
         rounds or RoundSettings(local=LocalSettings(local_steps=1)),
         settings or ServerSettings(),
         clock,
+        retry_seconds=0.01,
     )
     coordinator.start()
     try:
@@ -105,12 +107,23 @@ def device_update(artifact: Artifact, offer: TaskOffer) -> bytes:
     return encode_update(info, method, difference, method.training(start, None))
 
 
-def send(coordinator: Coordinator, content: bytes, task: str) -> Receipt:
-    """Give an update to the coordinator and wait until it is durable."""
+def send(
+    coordinator: Coordinator,
+    content: bytes,
+    task: str,
+    on_promise: Callable[[], None] = lambda: None,
+) -> Receipt:
+    """Give an update to the coordinator and wait until it is durable.
+
+    ``on_promise`` is called in the moment of the acknowledgement, before the writer goes on.
+    """
     artifact = coordinator.artifact
     update = decode_update(content, artifact.manifest, coordinator.method, artifact.digest)
     checked = CheckedUpdate(update.info, content, hashlib.sha256(content).hexdigest())
-    return coordinator.accept(task, checked).result(30)
+    future = coordinator.accept(task, checked)
+    # Set after it was queued, and no writer is that quick: a commit has to sync first.
+    future.add_done_callback(lambda done: None if done.exception() else on_promise())
+    return future.result(30)
 
 
 def expected_heads(artifact: Artifact, before: Path, devices: list[int], version: int) -> bytes:
@@ -138,9 +151,14 @@ def expected_heads(artifact: Artifact, before: Path, devices: list[int], version
     return tensors_to_bytes(method.layout.views(merged), metadata)
 
 
-def wait_for(coordinator: Coordinator, version: int, seconds: float = 30) -> None:
-    """Until a version is there. Fails after so many real seconds."""
+def wait_for(coordinator: Coordinator, version: int, seconds: float = 60) -> None:
+    """Until a version is there."""
+    wait_until(lambda: coordinator.status().version >= version, seconds)
+
+
+def wait_until(there: Callable[[], bool], seconds: float = 60) -> None:
+    """Until something is so. Fails after so many real seconds."""
     until = time.monotonic() + seconds
-    while coordinator.status().version < version:
-        assert time.monotonic() < until, f"version {version} never came: {coordinator.status()}"
+    while not there():
+        assert time.monotonic() < until, "it never came"
         time.sleep(0.002)

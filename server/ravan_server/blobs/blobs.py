@@ -41,6 +41,7 @@ class FolderBlobs:
         self._folder = folder
         with storage_errors(folder, "make the folder"):
             folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)  # or a loss of power takes it, and all that is in it
             for left in folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink(missing_ok=True)
 

@@ -65,6 +65,7 @@ class FolderUpdateLog:
         self._segment_bytes = segment_bytes
         with storage_errors(folder, "make the folder"):
             folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)  # or a loss of power takes it, and all that is in it
         self._file: BinaryIO | None = None
         self._attempt = 0
         self._name = ""

@@ -1,0 +1,125 @@
+"""Every state in which a kill or a loss of power can leave the server's folder, from recorded runs.
+
+Each is opened as a restarted server would open it: what was promised is there, nothing counts twice,
+and every version is bit by bit what its recorded updates make.
+"""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ravan_edge.artifact import Artifact
+from tests.faults.conftest import RecordingOf, recorder_library, recording_of
+from tests.faults.crash_states import CrashState, crash_states
+from tests.faults.recorder import Fault, Recording
+from tests.server.crash_checks import check_state, go_on
+from tests.tiny_artifact import make_tiny_artifact
+
+__all__ = ["recorder_library", "recording_of"]
+
+VERSIONS = 2
+_RECORDED: dict[str, Recording] = {}
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_tiny_artifact(tmp_path_factory.mktemp("crash") / "artifact")
+
+
+def run(artifact: Artifact, recording: Recording, fault: Fault | None = None) -> int:
+    environment = recording.env() if fault is None else recording.env(fault)
+    command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
+    marks = environment["RECORDER_MARKS"]
+    state = str(recording.folder)
+    return subprocess.run(
+        [*command, state, marks, str(VERSIONS)], env=environment, check=False
+    ).returncode
+
+
+def check_all(artifact: Artifact, states: list[CrashState], folder: Path) -> None:
+    for state in states:
+        state.write_to(folder)
+        try:
+            check_state(artifact, folder, state.marks)
+            if state.at % 10 == 0:
+                go_on(artifact, folder, VERSIONS + 1)
+        except BaseException as error:
+            error.add_note(state.label)
+            raise
+
+
+def test_after_any_crash_every_promise_is_kept(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path
+) -> None:
+    recording = recording_of(tmp_path / "state")
+    assert run(artifact, recording) == 0
+    states = list(crash_states(recording.trace()))
+    assert len(states) > 1000
+    assert len({state.marks for state in states}) > 2 * 3 * VERSIONS, "marks lie between operations"
+    check_all(artifact, states[::20], tmp_path / "crashed")  # all of them in the slow test below
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_after_all_crashes_every_promise_is_kept(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, part: int
+) -> None:
+    recording = recording_of(tmp_path / "state")
+    assert run(artifact, recording) == 0
+    check_all(artifact, list(crash_states(recording.trace()))[part::4], tmp_path / "crashed")
+
+
+def test_a_crash_in_recovery_is_like_any_other(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path
+) -> None:
+    """The run is killed in its middle; the states of the second process, from its first write on."""
+    first = recording_of(tmp_path / "state")
+    assert run(artifact, first, Fault(at=90)) != 0
+    promised = first.trace().marks
+    second = recording_of(tmp_path / "state")
+    assert run(artifact, second) == 0
+    states = list(crash_states(second.trace()))
+    for state in states[:60:3]:
+        state.write_to(tmp_path / "crashed")
+        check_state(artifact, tmp_path / "crashed", [*promised, *state.marks])
+
+
+def faults(step: int, last: int) -> list[Fault]:
+    found = []
+    for index, at in enumerate(range(0, last, step)):
+        error = (errno.ENOSPC, errno.EIO)[index % 2]
+        found.append(Fault(at=at, error=error, half=index % 3 == 0, lasting=index % 4 == 3))
+    return found
+
+
+@pytest.mark.parametrize("fault", faults(110, 360), ids=str)
+def test_a_disk_that_fails_loses_nothing(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault
+) -> None:
+    check_fault(artifact, recording_of, tmp_path, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", faults(13, 360), ids=str)
+def test_a_disk_that_fails_anywhere_loses_nothing(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault
+) -> None:
+    check_fault(artifact, recording_of, tmp_path, fault)
+
+
+def check_fault(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault
+) -> None:
+    """With a disk that fails for ever the program may end; then another one goes on without faults."""
+    recording = recording_of(tmp_path / "state")
+    run(artifact, recording, fault)
+    promised = list(recording.trace().marks)
+    check_state(artifact, recording.folder, promised)
+    again = recording_of(tmp_path / "state")
+    assert run(artifact, again) == 0
+    assert check_state(artifact, recording.folder, [*promised, *again.trace().marks]) == VERSIONS
