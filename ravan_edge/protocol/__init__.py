@@ -13,6 +13,8 @@ from ravan_edge.protocol.messages import (
     ServerStatus,
     TaskOffer,
     UploadRules,
+    VersionInfo,
+    Versions,
     WaitReason,
 )
 from ravan_edge.protocol.problems import KINDS, Problem, ProblemKind, Reason, Refusal
@@ -45,6 +47,8 @@ __all__ = [
     "Update",
     "UpdateInfo",
     "UploadRules",
+    "VersionInfo",
+    "Versions",
     "WaitReason",
     "check_update_header",
     "decode_update",

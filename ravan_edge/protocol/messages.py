@@ -27,6 +27,8 @@ __all__ = [
     "ServerStatus",
     "TaskOffer",
     "UploadRules",
+    "VersionInfo",
+    "Versions",
     "WaitReason",
 ]
 
@@ -181,6 +183,25 @@ class DeviceFailure(_Message):
 
     reason: Annotated[FailureReason, Field(strict=False)]
     detail: Annotated[str, Field(max_length=500)] = ""
+
+
+class VersionInfo(_Message):
+    """One version of the heads."""
+
+    version: Count
+    heads: Digest
+    bytes: Positive
+    updates: Count
+    made_at: Annotated[str, Field(description="UTC, as in ISO 8601.")]
+    copy_of: Annotated[Count | None, Field(description="The version somebody went back to.")] = None
+    available: Annotated[bool, Field(description="Whether its heads can still be downloaded.")]
+    scores: dict[str, float | None] | None = None
+
+
+class Versions(_Message):
+    """Versions of the heads, the latest first."""
+
+    versions: Annotated[tuple[VersionInfo, ...], Field(strict=False)]
 
 
 class RunState(StrEnum):

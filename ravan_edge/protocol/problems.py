@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NO_SUCH_PATH = "no_such_path"
     NO_SUCH_BLOB = "no_such_blob"
     NO_SUCH_TASK = "no_such_task"
+    NO_SUCH_VERSION = "no_such_version"
     NO_COMMON_PLAN = "no_common_plan"
     ROUND_OVER = "round_over"
     TASK_GIVEN_BACK = "task_given_back"
@@ -56,6 +57,7 @@ KINDS: dict[Reason, ProblemKind] = {
     Reason.NO_SUCH_PATH: ProblemKind(404, "there is nothing here"),
     Reason.NO_SUCH_BLOB: ProblemKind(404, "no such blob"),
     Reason.NO_SUCH_TASK: ProblemKind(404, "no such task"),
+    Reason.NO_SUCH_VERSION: ProblemKind(404, "no such version, or its heads are gone"),
     Reason.NO_COMMON_PLAN: ProblemKind(409, "the artifact has no plan that this device can run"),
     Reason.ROUND_OVER: ProblemKind(410, "the round went on without this update"),
     Reason.TASK_GIVEN_BACK: ProblemKind(410, "the device gave this task back"),

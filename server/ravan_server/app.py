@@ -24,6 +24,8 @@ from ravan_edge.protocol import (
     Receipt,
     Refusal,
     ServerStatus,
+    VersionInfo,
+    Versions,
 )
 from ravan_server.coordinator import Coordinator
 from ravan_server.http_limits import SmallBodies
@@ -145,6 +147,16 @@ def _add_reading(app: FastAPI, coordinator: Coordinator) -> None:
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return FileResponse(path, headers=headers, media_type="application/octet-stream")
+
+    @app.get("/v1/versions", response_model=Versions, tags=["versions"])
+    def versions() -> Response:
+        """All versions of the heads."""
+        return _json(Versions(versions=tuple(coordinator.versions())))
+
+    @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
+    def rollback(version: Annotated[int, PathParameter(ge=0, lt=1 << 53)]) -> Response:
+        """Make an older version's heads the latest again, as a new version."""
+        return _json(coordinator.go_back(version))
 
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from ravan_edge.artifact import open_artifact
-from ravan_edge.cli.common import takes_settings
-from ravan_edge.errors import UsageError
+from ravan_edge.cli.common import DataSettings, takes_settings
+from ravan_edge.errors import DataError, UsageError
+from ravan_edge.training.options import option_infos, option_name
 from ravan_server.settings import RoundSettings, ServerSettings
 
 __all__ = ["register"]
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
-@takes_settings(rounds=RoundSettings, settings=ServerSettings)
+@takes_settings(rounds=RoundSettings, settings=ServerSettings, reading=DataSettings)
 def serve(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder, made by `ravan export`.")],
     state: Annotated[
@@ -32,6 +33,11 @@ def serve(
     ],
     rounds: RoundSettings,
     settings: ServerSettings,
+    reading: DataSettings,
+    test: Annotated[
+        Path | None,
+        typer.Option("--test", help="Rows on which every version is scored, in another process."),
+    ] = None,
 ) -> None:
     """Hand out tasks to devices, and merge what they send.
 
@@ -40,6 +46,7 @@ def serve(
     Examples:
       ravan serve runs/demo/artifact --state runs/server
       ravan serve ART --state runs/server --goal 20 --rounds 100 --local-steps 50 --lr 1e-3
+      ravan serve ART --state runs/server --test test.csv
     """
     _check_host(settings.host)
     from ravan_server.serving import serve as run_server
@@ -52,8 +59,22 @@ def serve(
         state,
         rounds,
         settings,
+        [] if test is None else _evaluation(test, reading),
         lambda address: typer.echo(f"listening on {address}"),
     )
+
+
+def _evaluation(test: Path, reading: DataSettings) -> list[str]:
+    """The options of ``ravan eval`` for these rows."""
+    if not test.exists():
+        raise DataError("no such file", where=str(test), hint="check the path")
+    words = ["--data", str(test)]
+    for item, _ in option_infos(DataSettings):
+        value = getattr(reading, item.name)
+        if value != item.default:
+            words.append(option_name(item.name))
+            words += [] if value is True else [str(value)]
+    return words
 
 
 def _check_host(host: str) -> None:

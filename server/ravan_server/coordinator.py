@@ -1,17 +1,17 @@
-"""What the server does with each request, and by itself: the one object that the network talks to."""
+"""What the server answers to each request: the one object that the network talks to."""
 
 from __future__ import annotations
 
-import logging
+import json
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from ravan_edge.artifact import HEADS_NAME, Artifact
-from ravan_edge.errors import RavanError, UsageError
-from ravan_edge.methods import Method, method_for
+from ravan_edge.artifact import Artifact
+from ravan_edge.methods import Method
 from ravan_edge.protocol import (
     CheckIn,
     ComeBack,
@@ -21,10 +21,13 @@ from ravan_edge.protocol import (
     Refusal,
     ServerStatus,
     TaskOffer,
+    VersionInfo,
     WaitReason,
 )
-from ravan_server.blobs import ArtifactBlobs, FolderBlobs, FolderUpdateLog
+from ravan_server.blobs import ArtifactBlobs
+from ravan_server.evaluator import Evaluator
 from ravan_server.group_commit import GroupCommit, Work
+from ravan_server.housekeeper import Housekeeper
 from ravan_server.merging import Merger
 from ravan_server.offers import check_protocol, choose_plan, meets_conditions, task_offer
 from ravan_server.operations import (
@@ -32,22 +35,19 @@ from ravan_server.operations import (
     accept_update,
     assign,
     give_back,
-    record_merge,
+    go_back,
+    record_scores,
     refuse_ended,
-    turn,
 )
-from ravan_server.rounds import Attempt, AttemptState
-from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import RunRow, Store, TaskRow, TaskState, VersionRow
+from ravan_server.parts import Parts
+from ravan_server.recovery import recover
+from ravan_server.rounds import AttemptState
+from ravan_server.store import TaskRow, TaskState, VersionRow
 from ravan_server.view import View
 from ravan_server.windows import ReturnWindows
 
 __all__ = ["Coordinator"]
 
-_log = logging.getLogger(__name__)
-
-_TICK_SECONDS = 0.25
-_RETRY_SECONDS = 5.0
 _MERGING_SECONDS = 2.0
 _AFTER_FINISH_SECONDS = 3600.0
 
@@ -58,68 +58,74 @@ class Coordinator:
     Opening it recovers what a killed process left behind. Nothing runs before :meth:`start`.
 
     Args:
-        artifact: What devices train.
-        store: What happened.
-        log: Where updates are kept until they are merged.
-        blobs: Where heads files are kept.
-        rounds: How rounds run from the next attempt on.
-        settings: Everything else.
-        clock: Seconds since 1970.
-        retry_seconds: How long to wait after a merge that the disk did not let happen.
+        parts: What the run is made of.
+        evaluation: Options of ``ravan eval`` that name the rows on which versions are scored; none: they
+            are not.
 
     Raises:
         UsageError: The state belongs to another artifact.
         StorageError: It cannot be read or written.
     """
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        store: Store,
-        log: FolderUpdateLog,
-        blobs: FolderBlobs,
-        rounds: RoundSettings,
-        settings: ServerSettings,
-        clock: Callable[[], float] = time.time,
-        retry_seconds: float = _RETRY_SECONDS,
-    ) -> None:
-        self._retry_seconds = retry_seconds
-        self.artifact = artifact
-        self.method: Method = method_for(artifact.manifest)
-        self._store = store
-        self._update_log = log
-        self._blobs = blobs
-        self._files = ArtifactBlobs(artifact)
-        self._rounds = rounds
-        self._settings = settings
-        self._clock = clock
-        self._merger = Merger(artifact, self.method, blobs, log)
-        self._windows = ReturnWindows(settings.check_ins_per_second)
+    def __init__(self, parts: Parts, evaluation: Sequence[str] = ()) -> None:
+        self._parts = parts
+        self._store = parts.store
+        self._clock = parts.clock
+        self._settings = parts.settings
+        self._files = ArtifactBlobs(parts.artifact)
+        self._merger = Merger(parts.artifact, parts.method, parts.blobs, parts.log)
+        self._windows = ReturnWindows(parts.settings.check_ins_per_second)
         self._asking = 0
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
-        self._turning = threading.Lock()
-        self._wake = threading.Event()
-        self._ending = threading.Event()
-        self._recover()
-        with store.reading() as transaction:
+        recover(parts)
+        with self._store.reading() as transaction:
             self._view = View.load(transaction)
-        self._writer = GroupCommit(store, log, clock, self._committed)
-        self._housekeeper = threading.Thread(target=self._keep_house, name="rounds", daemon=True)
+        self._writer = GroupCommit(self._store, parts.log, self._clock, self._committed)
+        self._housekeeper = Housekeeper(
+            parts, self._writer, self._merger, lambda: self._view, self._evaluate
+        )
+        self._evaluator = None
+        if evaluation:
+            self._evaluator = Evaluator(
+                parts.artifact, evaluation, parts.blobs.path, self._record_scores
+            )
+
+    @property
+    def artifact(self) -> Artifact:
+        """What devices train."""
+        return self._parts.artifact
+
+    @property
+    def method(self) -> Method:
+        """Its method."""
+        return self._parts.method
 
     def start(self) -> None:
         """Begin to work."""
         self._writer.start()
         self._housekeeper.start()
+        if self._evaluator is not None:
+            self._evaluator.start()
+            self._evaluate(self._view.heads)
 
     def stop(self) -> None:
         """Finish what was begun, and end."""
-        self._ending.set()
-        self._wake.set()
-        self._housekeeper.join()
+        self._housekeeper.stop()
+        if self._evaluator is not None:
+            self._evaluator.stop()
         self._writer.stop()
-        self._update_log.close()
+        self._parts.log.close()
         self._store.close()
+
+    def turn(self) -> None:
+        """Look at the clock now; the server does so by itself several times a second.
+
+        Raises:
+            Refusal: The store could not be written.
+            RavanError: A merge failed; nothing is lost, it is tried again.
+        """
+        self._housekeeper.turn()
 
     def blob(self, digest: str) -> Path:
         """A file with this content.
@@ -127,7 +133,7 @@ class Coordinator:
         Raises:
             Refusal: There is none.
         """
-        path = self._files.path(digest) or self._blobs.path(digest)
+        path = self._files.path(digest) or self._parts.blobs.path(digest)
         if path is None:
             raise Refusal(Reason.NO_SUCH_BLOB, f"there is no blob {digest[:64]}")
         return path
@@ -209,19 +215,36 @@ class Coordinator:
             deadline_seconds=attempt.remaining_seconds(self._clock()) if is_open else None,
         )
 
-    def turn(self) -> None:
-        """One look at the clock: ends an attempt whose deadline has passed, merges one that is closed.
+    def versions(self) -> list[VersionInfo]:
+        """All versions, the latest first."""
+        with self._store.reading() as transaction:
+            rows = transaction.versions()
+        return [_version_info(row) for row in reversed(rows)]
 
-        The server does it by itself several times a second.
+    def go_back(self, version: int) -> VersionInfo:
+        """Make an older version's heads the latest again, as a new version.
+
+        What devices are training meanwhile is not wanted any more: their attempt ends.
 
         Raises:
-            Refusal: The store could not be written.
-            RavanError: A merge failed; nothing is lost, it is tried again.
+            Refusal: There is no such version, or its heads are gone.
         """
-        with self._turning:
-            self._turn()
-
-    # -- waiting
+        while True:
+            with self._store.reading() as transaction:
+                source, latest = transaction.version(version), transaction.latest_version()
+            if source is None or source.deleted:
+                raise Refusal(
+                    Reason.NO_SUCH_VERSION,
+                    f"version {version} is not kept: `ravan heads list` shows those that are",
+                )
+            row = self._merger.copy(source, latest.version + 1, self._clock())
+            operation = partial(
+                go_back, version=row, settings=self._parts.rounds, seed=self._settings.seed
+            )
+            done = self._writer.submit(operation).result()
+            if done:
+                self._evaluate(row)
+                return _version_info(row)
 
     def _reason_to_wait(self, view: View, check_in: CheckIn) -> WaitReason | None:
         """Why a device gets no task, as far as the copy in memory knows: the way that costs nothing."""
@@ -257,8 +280,6 @@ class Coordinator:
         with self._asking_lock:
             self._asking += more
 
-    # -- by itself
-
     def _committed(self, work: Work | None) -> None:
         view = self._view
         if work is None or not view.follow(work):
@@ -267,85 +288,24 @@ class Coordinator:
         attempt = self._view.attempt
         if attempt.state is AttemptState.CLOSED:
             self._typical_seconds = attempt.running_seconds(attempt.ended_at or 0.0)
-            self._wake.set()
+            self._housekeeper.wake()
 
-    def _keep_house(self) -> None:
-        """Deadlines and merges."""
-        while not self._ending.is_set():
-            self._wake.wait(_TICK_SECONDS)
-            self._wake.clear()
-            try:
-                self.turn()
-            except (RavanError, Refusal) as error:
-                _log.error("%s; trying again in %g s", error, self._retry_seconds)
-                self._ending.wait(self._retry_seconds)
+    def _evaluate(self, version: VersionRow) -> None:
+        if self._evaluator is not None and version.scores is None:
+            self._evaluator.add(version)
 
-    def _turn(self) -> None:
-        attempt = self._view.attempt
-        if attempt.at(self._clock()) is not attempt:
-            failed = self._view.failed_attempts
-            self._writer.submit(lambda work: turn(work, self._rounds, self._settings.seed)).result()
-            if self._view.failed_attempts > failed:
-                _log.warning(
-                    "round %d, attempt %d failed: %d of %d updates at the deadline",
-                    attempt.round,
-                    attempt.number,
-                    attempt.accepted,
-                    attempt.settings.enough,
-                )
-        if self._view.attempt.state is AttemptState.CLOSED:
-            self._merge()
+    def _record_scores(self, version: int, scores: str) -> None:
+        self._writer.submit(lambda work: record_scores(work, version, scores)).result()
 
-    def _merge(self) -> None:
-        view = self._view
-        attempt = view.attempt
-        with self._store.reading() as transaction:
-            rows = transaction.tasks(attempt.id)
-        updates = [row.update for row in rows if row.state is TaskState.ACCEPTED and row.update]
-        version = self._merger.merge(attempt, updates, view.heads, self._clock())
-        self._writer.submit(
-            lambda work: record_merge(
-                work, version, self._rounds, self._settings.seed, self._settings.rounds
-            )
-        ).result()
-        self._update_log.drop(attempt.id)
-        _log.info(
-            "round %d merged: version %d from %d updates",
-            attempt.round,
-            version.version,
-            len(updates),
-        )
 
-    # -- recovery
-
-    def _recover(self) -> None:
-        """Begin a run, or go on where the last process ended."""
-        now = self._clock()
-        with self._store.writing() as transaction:
-            run = transaction.run()
-            if run is None:
-                transaction.begin_run(RunRow(self.artifact.digest, now))
-                transaction.add_version(self._first_version(now))
-                transaction.add_attempt(Attempt.first(self._rounds, self._settings.seed, now))
-            elif run.artifact != self.artifact.digest:
-                raise UsageError(
-                    f"the state belongs to artifact {run.artifact}, this is {self.artifact.digest}",
-                    where="--state",
-                    hint="name another folder, or the artifact it was begun with",
-                )
-            attempt = transaction.attempt()
-            if attempt.state is AttemptState.MERGED and attempt.round < self._settings.rounds:
-                transaction.add_attempt(attempt.following(self._rounds, self._settings.seed, now))
-            elif attempt.state is AttemptState.OPEN:
-                transaction.save_attempt(attempt.resumed(now))
-            ends: dict[str, int] = {}
-            for row in transaction.tasks(attempt.id):
-                if row.state is TaskState.ACCEPTED and row.update is not None:
-                    end = row.update.offset + row.update.bytes
-                    ends[row.update.segment] = max(end, ends.get(row.update.segment, 0))
-        self._update_log.recover(attempt.id, ends)
-
-    def _first_version(self, now: float) -> VersionRow:
-        """The artifact's own heads, as a version like any other."""
-        content = (self.artifact.folder / HEADS_NAME).read_bytes()
-        return VersionRow(0, self._blobs.put(content), len(content), None, 0, now)
+def _version_info(row: VersionRow) -> VersionInfo:
+    return VersionInfo(
+        version=row.version,
+        heads=row.heads,
+        bytes=row.bytes,
+        updates=row.updates,
+        made_at=datetime.fromtimestamp(row.made_at, UTC).isoformat(timespec="seconds"),
+        copy_of=row.copy_of,
+        available=not row.deleted,
+        scores=None if row.scores is None else json.loads(row.scores),
+    )

@@ -62,6 +62,19 @@ class Merger:
             made_at=now,
         )
 
+    def copy(self, source: VersionRow, version: int, now: float) -> VersionRow:
+        """An older version's heads as a new version; its heads file is durable.
+
+        Raises:
+            StorageError: The disk is full, or the like.
+        """
+        content = tensors_to_bytes(
+            self._method.layout.views(self._vector(source)),
+            heads_metadata(version, self._artifact.digest),
+        )
+        digest = self._blobs.put(content)
+        return VersionRow(version, digest, len(content), None, 0, now, copy_of=source.version)
+
     def _add(self, total: ExactSum, stored: StoredUpdate) -> None:
         where = f"{stored.segment}, byte {stored.offset}"
         content = self._log.read(stored.segment, stored.offset, stored.bytes)

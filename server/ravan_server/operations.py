@@ -27,8 +27,11 @@ __all__ = [
     "CheckedUpdate",
     "accept_update",
     "assign",
+    "forget_old",
     "give_back",
+    "go_back",
     "record_merge",
+    "record_scores",
     "refuse_ended",
     "repeated",
     "turn",
@@ -165,22 +168,58 @@ def turn(work: Work, settings: RoundSettings, seed: int) -> None:
     if work.attempt.state is AttemptState.FAILED:
         work.transaction.end_tasks(work.attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
         work.transaction.end_tasks(work.attempt.id, TaskState.ACCEPTED, TaskState.UNUSED, work.now)
-        work.begin(work.attempt.following(settings, seed, work.now))
+        version = work.attempt.version
+        work.begin(work.attempt.following(version, settings, seed, work.now))
 
 
 def record_merge(
     work: Work, version: VersionRow, settings: RoundSettings, seed: int, rounds: int
-) -> None:
-    """The closed attempt has become a version, whose heads file is durable."""
+) -> bool:
+    """The closed attempt has become a version, whose heads file is durable; False: it is not wanted."""
     attempt = work.attempt
     if attempt.id != version.attempt or attempt.state is not AttemptState.CLOSED:
-        return  # recorded before
+        return False  # recorded before, or an operator went back to other heads meanwhile
     work.transaction.add_version(version)
     work.transaction.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.MERGED, work.now)
     work.transaction.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
     work.save(attempt.merged())
     if attempt.round < rounds:
-        work.begin(work.attempt.following(settings, seed, work.now))
+        work.begin(work.attempt.following(version.version, settings, seed, work.now))
+    return True
+
+
+def go_back(work: Work, version: VersionRow, settings: RoundSettings, seed: int) -> bool:
+    """An older version's heads are the latest again, as a new version; False: another was quicker."""
+    latest = work.transaction.latest_version()
+    if version.version != latest.version + 1:
+        return False
+    work.transaction.add_version(version)
+    attempt = work.attempt
+    if attempt.state is not AttemptState.MERGED:  # the run is not finished
+        work.transaction.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
+        work.transaction.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.UNUSED, work.now)
+        work.save(attempt.abandoned(work.now))
+        work.begin(work.attempt.following(version.version, settings, seed, work.now))
+    return True
+
+
+def record_scores(work: Work, version: int, scores: str) -> None:
+    """What an evaluation found."""
+    row = work.transaction.version(version)
+    if row is not None:
+        work.transaction.save_version(replace(row, scores=scores))
+
+
+def forget_old(work: Work, keep: int) -> list[VersionRow]:
+    """Mark the versions that the retention rule lets go; their files may be deleted afterwards.
+
+    Version 0 and the latest ``keep`` stay.
+    """
+    rows = work.transaction.versions()
+    old = [row for row in rows[1:-keep] if not row.deleted]
+    for row in old:
+        work.transaction.save_version(replace(row, deleted=True))
+    return old
 
 
 def _task(work: Work, task: str) -> TaskRow:

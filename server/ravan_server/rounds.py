@@ -128,10 +128,12 @@ class Attempt:
             return self
         return replace(self, deadline_at=now + self.settings.deadline_seconds)
 
-    def following(self, settings: RoundSettings, seed: int, now: float) -> Attempt:
-        """The attempt after this one, which is merged or failed."""
-        if self.state is AttemptState.MERGED:
-            round_, number, version = self.round + 1, 1, self.version + 1
-        else:
-            round_, number, version = self.round, self.number + 1, self.version
+    def abandoned(self, now: float) -> Attempt:
+        """An operator went back to other heads: what devices train from these is not wanted."""
+        return replace(self, state=AttemptState.FAILED, ended_at=now)
+
+    def following(self, version: int, settings: RoundSettings, seed: int, now: float) -> Attempt:
+        """The attempt after this one, which is merged or failed; it starts from ``version``."""
+        merged = self.state is AttemptState.MERGED
+        round_, number = (self.round + 1, 1) if merged else (self.round, self.number + 1)
         return Attempt(self.id + 1, round_, number, version, AttemptState.OPEN, settings, seed, now)

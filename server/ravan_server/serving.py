@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -16,6 +17,7 @@ from ravan_edge.folder_lock import FolderLock
 from ravan_server.app import create_app
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
+from ravan_server.parts import Parts
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
 
@@ -29,9 +31,25 @@ _GRACE_SECONDS = 10
 
 
 def open_coordinator(
-    artifact: Artifact, state: Path, rounds: RoundSettings, settings: ServerSettings
+    artifact: Artifact,
+    state: Path,
+    rounds: RoundSettings,
+    settings: ServerSettings,
+    *,
+    evaluation: Sequence[str] = (),
+    clock: Callable[[], float] = time.time,
+    retry_seconds: float = 5.0,
 ) -> Coordinator:
     """The coordinator of a state folder, which is made or recovered.
+
+    Args:
+        artifact: What devices train.
+        state: The folder; it exists.
+        rounds: How rounds run.
+        settings: Everything else.
+        evaluation: Options of ``ravan eval`` that name the rows on which versions are scored.
+        clock: Seconds since 1970.
+        retry_seconds: How long to wait after a merge that the disk did not let happen.
 
     Raises:
         UsageError: It belongs to another artifact.
@@ -39,9 +57,9 @@ def open_coordinator(
     """
     store = SqlStore(state / DATABASE_NAME)
     try:
-        log = FolderUpdateLog(state / UPDATES_NAME)
-        blobs = FolderBlobs(state / BLOBS_NAME)
-        return Coordinator(artifact, store, log, blobs, rounds, settings)
+        log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
+        parts = Parts(artifact, store, log, blobs, rounds, settings, clock, retry_seconds)
+        return Coordinator(parts, evaluation)
     except BaseException:
         store.close()
         raise
@@ -52,6 +70,7 @@ def serve(
     state: Path,
     rounds: RoundSettings,
     settings: ServerSettings,
+    evaluation: Sequence[str],
     on_listening: Callable[[str], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM.
@@ -61,6 +80,7 @@ def serve(
         state: The state folder; made where it is missing.
         rounds: How rounds run.
         settings: Everything else.
+        evaluation: Options of ``ravan eval`` that name the rows on which versions are scored.
         on_listening: Told the address once connections are taken.
 
     Raises:
@@ -72,7 +92,7 @@ def serve(
         sync_folder(state.resolve().parent)
     with FolderLock(state, what="state", option="--state"):
         listening = _listen(settings)
-        coordinator = open_coordinator(artifact, state, rounds, settings)
+        coordinator = open_coordinator(artifact, state, rounds, settings, evaluation=evaluation)
         coordinator.start()
         try:
             app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)

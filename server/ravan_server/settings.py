@@ -95,6 +95,13 @@ class ServerSettings:
         maximum=(1 << 64) - 1,
         group=_ROUNDS,
     )
+    keep_versions: int = option(
+        20,
+        "Latest versions whose heads are kept; version 0 always is.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_ROUNDS,
+    )
     mains_power: bool = option(
         False, "Give tasks only to devices that say they are on mains power.", group=_ROUNDS
     )

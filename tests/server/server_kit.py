@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,10 @@ from ravan_edge.protocol import (
     encode_update,
 )
 from ravan_edge.training import LocalSettings
-from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
 from ravan_server.operations import CheckedUpdate
-from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
+from ravan_server.serving import open_coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import SqlStore
 
 __all__ = [
     "Clock",
@@ -61,18 +59,17 @@ def opened_server(
     clock: Clock,
     rounds: RoundSettings | None = None,
     settings: ServerSettings | None = None,
+    evaluation: Sequence[str] = (),
 ) -> Iterator[Coordinator]:
     """A coordinator on a state folder, running; as ``serve`` opens it, but for the clock."""
     state.mkdir(exist_ok=True)
-    store = SqlStore(state / DATABASE_NAME)
-    coordinator = Coordinator(
+    coordinator = open_coordinator(
         artifact,
-        store,
-        FolderUpdateLog(state / UPDATES_NAME),
-        FolderBlobs(state / BLOBS_NAME),
+        state,
         rounds or RoundSettings(local=LocalSettings(local_steps=1)),
         settings or ServerSettings(),
-        clock,
+        evaluation=evaluation,
+        clock=clock,
         retry_seconds=0.01,
     )
     coordinator.start()

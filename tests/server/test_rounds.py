@@ -75,7 +75,7 @@ def test_a_task_that_is_given_back_frees_its_place() -> None:
 def test_what_follows_a_failed_attempt_has_the_same_version_and_another_number() -> None:
     other = RoundSettings(local=LocalSettings(lr=1e-2), goal=9)
     failed = attempt().assigned(20.0).at(120.0)
-    found = failed.following(other, seed=8, now=130.0)
+    found = failed.following(0, other, seed=8, now=130.0)
     assert (found.id, found.round, found.number, found.version) == (2, 1, 2, 0)
     assert (found.settings, found.seed, found.opened_at) == (other, 8, 130.0)
     assert (found.state, found.deadline_at, found.accepted) == (AttemptState.OPEN, None, 0)
@@ -83,7 +83,7 @@ def test_what_follows_a_failed_attempt_has_the_same_version_and_another_number()
 
 def test_what_follows_a_merged_attempt_starts_from_its_version() -> None:
     found = attempt(RoundSettings(goal=1)).assigned(20.0).stored(21.0).merged()
-    after = found.following(SETTINGS, seed=7, now=30.0)
+    after = found.following(1, SETTINGS, seed=7, now=30.0)
     assert (after.id, after.round, after.number, after.version) == (2, 2, 1, 1)
 
 

@@ -29,6 +29,10 @@ class Blobs(Protocol):
         """A file with the content; None: it is not here."""
         ...
 
+    def delete(self, digest: str) -> None:
+        """It is not needed any more. Deleting it again changes nothing."""
+        ...
+
 
 class FolderBlobs:
     """One file for each blob, called by its digest.
@@ -66,6 +70,12 @@ class FolderBlobs:
         """A file with the content; None: it is not here."""
         path = self._folder / digest
         return path if path.is_file() else None
+
+    def delete(self, digest: str) -> None:
+        """It is not needed any more. Deleting it again changes nothing."""
+        path = self._folder / digest
+        with storage_errors(path, "delete the file"):
+            path.unlink(missing_ok=True)
 
 
 class ArtifactBlobs:

@@ -103,6 +103,9 @@ class VersionRow:
         attempt: The attempt that made it; None: the artifact's own heads.
         updates: How many updates were merged.
         made_at: Seconds since 1970.
+        copy_of: The older version that an operator went back to; None: it was merged.
+        deleted: Whether its heads file is gone, by the retention rule.
+        scores: What an evaluation found, as JSON; None: not evaluated.
     """
 
     version: int
@@ -111,3 +114,6 @@ class VersionRow:
     attempt: int | None
     updates: int
     made_at: float
+    copy_of: int | None = None
+    deleted: bool = False
+    scores: str | None = None

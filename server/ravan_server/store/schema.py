@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -89,4 +90,7 @@ versions = Table(
     Column("attempt", Integer, ForeignKey("attempts.id")),
     Column("updates", Integer, nullable=False),
     Column("made_at", Float, nullable=False),
+    Column("copy_of", Integer),
+    Column("deleted", Boolean, nullable=False),
+    Column("scores", Text),
 )

@@ -133,6 +133,19 @@ class SqlTransaction:
         found = self._one(select(schema.versions).where(schema.versions.c.version == version))
         return None if found is None else VersionRow(**found)
 
+    def versions(self) -> Sequence[VersionRow]:
+        """All versions, ascending."""
+        statement = select(schema.versions).order_by(schema.versions.c.version)
+        return [VersionRow(**found) for found in self._connection.execute(statement).mappings()]
+
+    def save_version(self, row: VersionRow) -> None:
+        """A version that is there, changed."""
+        values = asdict(row)
+        statement = update(schema.versions).where(
+            schema.versions.c.version == values.pop("version")
+        )
+        self._connection.execute(statement, values)
+
     def add_version(self, row: VersionRow) -> None:
         """A new version."""
         self._connection.execute(insert(schema.versions), asdict(row))

@@ -90,6 +90,14 @@ class Transaction(Protocol):
         """A version by its number."""
         ...
 
+    def versions(self) -> Sequence[VersionRow]:
+        """All versions, ascending."""
+        ...
+
+    def save_version(self, row: VersionRow) -> None:
+        """A version that is there, changed."""
+        ...
+
     def add_version(self, row: VersionRow) -> None:
         """A new version."""
         ...

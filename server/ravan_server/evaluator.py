@@ -1,0 +1,114 @@
+"""Scores of new versions on rows that the server has, in a process of their own.
+
+The process is ``ravan eval``: the server itself never loads a runtime, and whatever the data or the
+runtime do, it goes on. While versions come quicker than they can be scored, only the latest is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ravan_edge.artifact import Artifact
+from ravan_edge.protocol import Refusal
+from ravan_server.store import VersionRow
+
+__all__ = ["Evaluator"]
+
+_log = logging.getLogger(__name__)
+
+_SCORES = ("accuracy", "loss", "count", "perplexity")
+
+
+class Evaluator:
+    """Scores versions, one after the other.
+
+    Args:
+        artifact: What devices train.
+        options: How ``ravan eval`` is to read the rows: ``--data FILE`` and the like.
+        path: Where the heads file of a version is; None: gone.
+        on_scores: Told a version's number and its scores as JSON.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        options: Sequence[str],
+        path: Callable[[str], Path | None],
+        on_scores: Callable[[int, str], None],
+    ) -> None:
+        self._artifact = artifact
+        self._options = options
+        self._path = path
+        self._on_scores = on_scores
+        self._waiting: queue.SimpleQueue[VersionRow | None] = queue.SimpleQueue()
+        self._process: subprocess.Popen[str] | None = None
+        self._ending = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and leave what is not scored unscored."""
+        with self._lock:
+            self._ending.set()
+            if self._process is not None:
+                self._process.kill()
+        self._waiting.put(None)
+        self._thread.join()
+
+    def add(self, version: VersionRow) -> None:
+        """Score this version, unless a newer one comes first."""
+        self._waiting.put(version)
+
+    def _run(self) -> None:
+        while (version := self._latest()) is not None:
+            path = self._path(version.heads)
+            if path is not None:
+                self._evaluate(version, path)
+
+    def _latest(self) -> VersionRow | None:
+        version = self._waiting.get()
+        while version is not None and not self._waiting.empty():
+            version = self._waiting.get()
+        return version
+
+    def _evaluate(self, version: VersionRow, path: Path) -> None:
+        command = [sys.executable, "-m", "ravan_edge.cli.main", "eval", str(self._artifact.folder)]
+        command += ["--heads", str(path), *self._options, "--json"]
+        with self._lock:
+            if self._ending.is_set():
+                return
+            self._process = subprocess.Popen(  # noqa: S603  (our own command, our own words)
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        output, complaints = self._process.communicate()
+        if self._ending.is_set():
+            return
+        if self._process.returncode:
+            last = complaints.strip().rpartition("\n")[2]
+            _log.error("version %d could not be evaluated: %s", version.version, last)
+            return
+        document = json.loads(output)
+        scores = {name: document[name] for name in _SCORES if name in document}
+        try:
+            self._on_scores(version.version, json.dumps(scores))
+        except Refusal as refusal:
+            _log.error("the scores of version %d are lost: %s", version.version, refusal)
+            return
+        _log.info(
+            "version %d: accuracy %.2f %%, loss %.4f on %d",
+            version.version,
+            100 * scores["accuracy"],
+            scores["loss"],
+            scores["count"],
+        )

@@ -1,0 +1,129 @@
+"""What the server does by itself: ends attempts at their deadline, merges, forgets old versions."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from ravan_edge.errors import RavanError
+from ravan_edge.protocol import Refusal
+from ravan_server.group_commit import GroupCommit
+from ravan_server.merging import Merger
+from ravan_server.operations import forget_old, record_merge, turn
+from ravan_server.parts import Parts
+from ravan_server.rounds import AttemptState
+from ravan_server.store import TaskState, VersionRow
+from ravan_server.view import View
+
+__all__ = ["Housekeeper"]
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.25
+
+
+class Housekeeper:
+    """Looks at the clock and at the latest attempt, several times a second.
+
+    Args:
+        parts: The run.
+        writer: Through which everything is written.
+        merger: Makes versions.
+        view: The latest view.
+        on_version: Told every new version, once it is durable.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        writer: GroupCommit,
+        merger: Merger,
+        view: Callable[[], View],
+        on_version: Callable[[VersionRow], None],
+    ) -> None:
+        self._parts = parts
+        self._writer = writer
+        self._merger = merger
+        self._view = view
+        self._on_version = on_version
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._turning = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what was begun, and end."""
+        self._ending.set()
+        self._wake.set()
+        self._thread.join()
+
+    def wake(self) -> None:
+        """There is something to do."""
+        self._wake.set()
+
+    def turn(self) -> None:
+        """One look: ends an attempt whose deadline has passed, merges one that is closed.
+
+        Raises:
+            Refusal: The store could not be written.
+            RavanError: A merge failed; nothing is lost, it is tried again.
+        """
+        with self._turning:
+            self._end_attempt()
+            if self._view().attempt.state is AttemptState.CLOSED:
+                self._merge()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            self._wake.wait(_TICK_SECONDS)
+            self._wake.clear()
+            try:
+                self.turn()
+            except (RavanError, Refusal) as error:
+                wait = self._parts.retry_seconds
+                _log.error("%s; trying again in %g s", error, wait)
+                self._ending.wait(wait)
+
+    def _end_attempt(self) -> None:
+        attempt, parts = self._view().attempt, self._parts
+        if attempt.at(parts.clock()) is attempt:
+            return
+        failed = self._view().failed_attempts
+        self._writer.submit(lambda work: turn(work, parts.rounds, parts.settings.seed)).result()
+        if self._view().failed_attempts > failed:
+            _log.warning(
+                "round %d, attempt %d failed: %d of %d updates at the deadline",
+                attempt.round,
+                attempt.number,
+                attempt.accepted,
+                attempt.settings.enough,
+            )
+
+    def _merge(self) -> None:
+        view, parts = self._view(), self._parts
+        attempt, settings = view.attempt, parts.settings
+        with parts.store.reading() as transaction:
+            rows = transaction.tasks(attempt.id)
+        updates = [row.update for row in rows if row.state is TaskState.ACCEPTED and row.update]
+        version = self._merger.merge(attempt, updates, view.heads, parts.clock())
+        merged = self._writer.submit(
+            lambda work: record_merge(work, version, parts.rounds, settings.seed, settings.rounds)
+        ).result()
+        if not merged:
+            return
+        _log.info(
+            "round %d merged: version %d from %d updates",
+            attempt.round,
+            version.version,
+            len(updates),
+        )
+        self._on_version(version)
+        parts.log.drop(attempt.id)
+        old = self._writer.submit(lambda work: forget_old(work, settings.keep_versions)).result()
+        for row in old:
+            parts.blobs.delete(row.heads)

@@ -1,0 +1,72 @@
+"""What a server does before it takes its first request: begin a run, or go on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ravan_edge.artifact import HEADS_NAME
+from ravan_edge.errors import UsageError
+from ravan_edge.files import storage_errors
+from ravan_server.parts import Parts
+from ravan_server.rounds import Attempt, AttemptState
+from ravan_server.store import RunRow, TaskRow, TaskState, Transaction, VersionRow
+
+__all__ = ["recover"]
+
+
+def recover(parts: Parts) -> None:
+    """Make the state of a killed process, or of none, one that the server can go on with.
+
+    Everything that was acknowledged is in the store. What lies beside it was on its way: bytes behind
+    the last known update are cut off, segments of other attempts and files of forgotten versions deleted.
+
+    Raises:
+        UsageError: The state belongs to another artifact.
+        StorageError: It cannot be read or written.
+    """
+    now = parts.clock()
+    with parts.store.writing() as transaction:
+        run = transaction.run()
+        if run is None:
+            _begin(transaction, parts, now)
+        elif run.artifact != parts.artifact.digest:
+            raise UsageError(
+                f"the state belongs to artifact {run.artifact}, this is {parts.artifact.digest}",
+                where="--state",
+                hint="name another folder, or the artifact it was begun with",
+            )
+        attempt = transaction.attempt()
+        if attempt.state is AttemptState.MERGED and attempt.round < parts.settings.rounds:
+            version = transaction.latest_version().version
+            transaction.add_attempt(
+                attempt.following(version, parts.rounds, parts.settings.seed, now)
+            )
+        elif attempt.state is AttemptState.OPEN:
+            transaction.save_attempt(attempt.resumed(now))
+        ends = _ends(transaction.tasks(attempt.id))
+        versions = transaction.versions()
+    parts.log.recover(attempt.id, ends)
+    kept = {row.heads for row in versions if not row.deleted}
+    for row in versions:
+        if row.heads not in kept:
+            parts.blobs.delete(row.heads)
+
+
+def _begin(transaction: Transaction, parts: Parts, now: float) -> None:
+    """Version 0 is the artifact's own heads: a version like any other."""
+    path = parts.artifact.folder / HEADS_NAME
+    with storage_errors(path, "read the file"):
+        content = path.read_bytes()
+    transaction.begin_run(RunRow(parts.artifact.digest, now))
+    transaction.add_version(VersionRow(0, parts.blobs.put(content), len(content), None, 0, now))
+    transaction.add_attempt(Attempt.first(parts.rounds, parts.settings.seed, now))
+
+
+def _ends(rows: Sequence[TaskRow]) -> dict[str, int]:
+    """Where the last acknowledged update of each segment ends."""
+    ends: dict[str, int] = {}
+    for row in rows:
+        if row.state is TaskState.ACCEPTED and row.update is not None:
+            end = row.update.offset + row.update.bytes
+            ends[row.update.segment] = max(end, ends.get(row.update.segment, 0))
+    return ends
