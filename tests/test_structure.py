@@ -33,7 +33,7 @@ LINES = [
     {"plans"},
     {"data", "training", "merge", "protocol"},
     {"tasks"},
-    {"simulate"},
+    {"device", "simulate"},
     {"cli"},
 ]
 LINE_OF = {room: number for number, line in enumerate(LINES) for room in line}

@@ -76,6 +76,9 @@ _COMMANDS = {
     "sweep": _Entry("Simulate several learning rates and choose one.",
                     "ravan_edge.cli.sweep", "sweep"),
     "serve": _Entry("Hand out tasks to devices and merge what they send.", plugin="server"),
+    "status": _Entry("Show where a server's rounds stand.", "ravan_edge.cli.status", "status"),
+    "heads": _Entry("List, download or go back to versions that a server has.",
+                    "ravan_edge.cli.heads", "heads"),
     "merge": _Entry("Fold trained heads into a model for other tools.", plugin="export"),
     "report": _Entry("Make the page of a run or of a sweep again.",
                      "ravan_edge.cli.report", "report"),
@@ -193,7 +196,11 @@ def _load(name: str, entry: _Entry) -> Any:  # noqa: ANN401  (a command of typer
         return _load_plugin(name, entry.plugin)
     if entry.richer and _points(entry.richer):
         return _load_plugin(name, entry.richer)
-    function: Callable[..., None] = getattr(importlib.import_module(entry.module), entry.function)
+    function: Callable[..., None] | typer.Typer = getattr(
+        importlib.import_module(entry.module), entry.function
+    )
+    if isinstance(function, typer.Typer):
+        return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(name)(function)
     return typer.main.get_command(app)

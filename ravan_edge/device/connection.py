@@ -1,0 +1,248 @@
+"""Requests to a server, typed: docs/protocol.md from the other end.
+
+One request is one request here: when to try again is the business of who calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx2
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ravan_edge.errors import ServerRefusedError, StorageError, UsageError
+from ravan_edge.files import storage_errors, sync_folder
+from ravan_edge.protocol import (
+    CheckIn,
+    CheckInAnswer,
+    ComeBack,
+    DeviceFailure,
+    Problem,
+    Reason,
+    Receipt,
+    Refusal,
+    ServerStatus,
+    TaskOffer,
+    VersionInfo,
+    Versions,
+)
+
+__all__ = ["ServerConnection", "refusals_as_errors"]
+
+Message = TypeVar("Message", bound=BaseModel)
+
+_ANSWER: TypeAdapter[TaskOffer | ComeBack] = TypeAdapter(CheckInAnswer)
+_MOST_MESSAGE_BYTES = 1 << 20
+_CONNECT_SECONDS = 10.0
+_SILENCE_SECONDS = 60.0
+_SERVER_ERROR = 500
+
+
+@contextmanager
+def refusals_as_errors() -> Iterator[None]:
+    """For commands: a refusal ends them with exit code 6, or with 9 where trying again may help."""
+    try:
+        yield
+    except Refusal as refusal:
+        if refusal.problem.permanent:
+            raise ServerRefusedError(
+                f"the server refused: {refusal.detail}", hint="the message says what to change"
+            ) from None
+        raise StorageError(
+            f"the server cannot now: {refusal.detail}", hint="try again later"
+        ) from None
+
+
+class ServerConnection:
+    """A server, as a device or an operator sees it.
+
+    Every method raises :class:`Refusal` when the server refuses, and StorageError when it cannot be
+    reached or answers nonsense.
+
+    Args:
+        url: ``http://HOST:PORT``.
+        transport: Instead of the network, for tests.
+
+    Raises:
+        UsageError: The address is none.
+    """
+
+    def __init__(self, url: str, transport: httpx2.BaseTransport | None = None) -> None:
+        parsed = _parsed(url)
+        self.url = str(parsed).rstrip("/")
+        self._client = httpx2.Client(
+            base_url=self.url,
+            transport=transport,
+            timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
+            # A device talks to its server and to nobody that an environment names.
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """No connection is open after this."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check_in(self, message: CheckIn) -> TaskOffer | ComeBack:
+        """Offer work."""
+        content = self._request("POST", "/v1/check-in", message)
+        return self._parse(_ANSWER.validate_json, content)
+
+    def upload(self, task: str, content: bytes) -> Receipt:
+        """Send the update of a task; doing it again is harmless."""
+        headers = {"content-type": "application/octet-stream"}
+        answer = self._request("PUT", f"/v1/tasks/{task}/update", content=content, headers=headers)
+        return self._parse(Receipt.model_validate_json, answer)
+
+    def give_back(self, task: str, failure: DeviceFailure) -> None:
+        """Say that a task cannot be done; saying it twice is harmless."""
+        self._request("POST", f"/v1/tasks/{task}/failure", failure)
+
+    def status(self) -> ServerStatus:
+        """Where the rounds stand."""
+        return self._parse(ServerStatus.model_validate_json, self._request("GET", "/v1/status"))
+
+    def versions(self) -> tuple[VersionInfo, ...]:
+        """All versions of the heads, the latest first."""
+        content = self._request("GET", "/v1/versions")
+        return self._parse(Versions.model_validate_json, content).versions
+
+    def roll_back(self, version: int) -> VersionInfo:
+        """Make an older version's heads the latest again."""
+        content = self._request("POST", f"/v1/versions/{version}/rollback")
+        return self._parse(VersionInfo.model_validate_json, content)
+
+    def download(self, digest: str, path: Path, most_bytes: int) -> None:
+        """Get a blob into a file, which is there only once it is whole, checked and durable.
+
+        What an interrupted download left beside it (``.part``) is gone on with.
+
+        Args:
+            digest: Its sha256.
+            path: Where to put it; the folder exists.
+            most_bytes: A longer one is refused.
+
+        Raises:
+            StorageError: The disk or the network failed, or the content is not what its digest says.
+        """
+        part = path.with_name(f"{path.name}.part")
+        with storage_errors(part, "write the file"), part.open("ab") as file:
+            began = file.tell()
+            headers = {"range": f"bytes={began}-", "if-range": f'"{digest}"'} if began else {}
+            with (
+                self._network(),
+                self._client.stream("GET", f"/v1/blobs/{digest}", headers=headers) as answer,
+            ):
+                if answer.status_code != httpx2.codes.PARTIAL_CONTENT:
+                    self._refuse(answer)
+                    file.truncate(0)
+                received = file.tell()
+                for chunk in answer.iter_raw():
+                    received += len(chunk)
+                    if received > most_bytes:
+                        break
+                    file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        if received > most_bytes or _sha256(part) != digest:
+            with storage_errors(part, "delete the file"):
+                part.unlink()
+            raise StorageError(
+                f"what the server sent as {digest} is something else, or too long",
+                where=self.url,
+                hint="try again; if it stays so, something between changes what is sent",
+            )
+        with storage_errors(path, "name the file"):
+            part.replace(path)
+            sync_folder(path.parent)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        message: BaseModel | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> bytes:
+        if message is not None:
+            more["content"] = message.model_dump_json()
+            more["headers"] = {"content-type": "application/json"}
+        with self._network(), self._client.stream(method, path, **more) as answer:
+            self._refuse(answer)
+            return self._body(answer)
+
+    def _refuse(self, answer: httpx2.Response) -> None:
+        """Raise what a server says instead of an answer."""
+        if answer.is_success:
+            return
+        try:
+            problem = Problem.model_validate_json(self._body(answer))
+        except ValidationError:
+            if answer.status_code >= _SERVER_ERROR:
+                raise Refusal(Reason.BUSY, f"status {answer.status_code}") from None
+            raise self._nonsense(f"status {answer.status_code} without a reason") from None
+        raise Refusal(
+            problem.reason, problem.detail, retry_after_seconds=problem.retry_after_seconds
+        )
+
+    def _body(self, answer: httpx2.Response) -> bytes:
+        content = bytearray()
+        for chunk in answer.iter_raw():
+            content += chunk
+            if len(content) > _MOST_MESSAGE_BYTES:
+                raise self._nonsense("an answer without end")
+        return bytes(content)
+
+    def _parse(self, parse: Callable[[bytes], Message], content: bytes) -> Message:
+        try:
+            return parse(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise self._nonsense(f"{place}: {first['msg']}") from None
+
+    def _nonsense(self, found: str) -> StorageError:
+        return StorageError(
+            f"the answer is not as the protocol says: {found[:200]}",
+            where=self.url,
+            hint="check that a server of ravan-edge of this version runs there",
+        )
+
+    @contextmanager
+    def _network(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.TransportError as error:
+            raise StorageError(
+                f"the server cannot be reached: {str(error) or type(error).__name__}",
+                where=self.url,
+                hint="check the address, and that the server runs; then try again",
+            ) from error
+
+
+def _parsed(url: str) -> httpx2.URL:
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL("")
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise UsageError(
+            f"{url[:200]!r} is no address of a server",
+            where="--server",
+            hint="use http://HOST:PORT, as `ravan serve` prints it",
+        )
+    return parsed
+
+
+def _sha256(path: Path) -> str:
+    with storage_errors(path, "read the file"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
