@@ -14,6 +14,7 @@
     ├── NumericsError                7  numbers went bad: NaN, infinity, divergence, saturation
     ├── MissingExtraError            8  an extra or a runtime is not installed
     ├── StorageError                 9  disk or network failed
+    │   ├── NetworkError             9  a server cannot be reached, or answered nonsense
     │   └── WorkerError              9  a runtime's process died or answered nonsense
     └── InterruptedRunError        130  interrupted by the user; the run can be resumed
 
@@ -33,6 +34,7 @@ __all__ = [
     "MemoryLimitError",
     "MissingExtraError",
     "ModelError",
+    "NetworkError",
     "NumericsError",
     "RavanError",
     "ServerRefusedError",
@@ -137,6 +139,10 @@ class StorageError(RavanError):
     """Disk or network failed: no space, no permission, an I/O error."""
 
     exit_code = 9
+
+
+class NetworkError(StorageError):
+    """A server cannot be reached, or its answer is not as the protocol says; another try may help."""
 
 
 class WorkerError(StorageError):

@@ -73,14 +73,15 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
         "ravan_edge",
         "ravan_export",
+        "ravan_server",
         "ravan_edge-0.1.0.dist-info",
     }
-    assert {"ravan_edge/py.typed", "ravan_export/py.typed"} <= set(names)
+    assert {f"{name}/py.typed" for name in ("ravan_edge", "ravan_export", "ravan_server")} <= set(names)
     licences = {name.rpartition("/")[2] for name in names if "/licenses/" in name}
     assert licences == {"LICENSE", "NOTICE"}
 

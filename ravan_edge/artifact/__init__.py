@@ -29,6 +29,7 @@ from ravan_edge.artifact.opening import (
     HEADS_NAME,
     MANIFEST_NAME,
     Artifact,
+    files_of_plan,
     open_artifact,
 )
 from ravan_edge.artifact.summary import ArtifactSummary, describe, heads_bytes, update_bytes
@@ -74,6 +75,7 @@ __all__ = [
     "TensorSpec",
     "TextSettings",
     "describe",
+    "files_of_plan",
     "heads_bytes",
     "heads_metadata",
     "heads_version",

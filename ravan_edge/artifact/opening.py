@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact.graph_check import check_graphs
 from ravan_edge.artifact.heads import load_heads
-from ravan_edge.artifact.manifest import MANIFEST_MAX_BYTES, Manifest, parse_manifest
+from ravan_edge.artifact.manifest import (
+    MANIFEST_MAX_BYTES,
+    FileEntry,
+    Manifest,
+    parse_manifest,
+)
 from ravan_edge.artifact.signature import PLAN_FORMS
 from ravan_edge.artifact.tensor_file import (
     BASE_BOUNDS,
@@ -29,7 +34,14 @@ from ravan_edge.artifact.tensor_file import (
 from ravan_edge.errors import ArtifactError, ArtifactNotFoundError, TensorFileError
 from ravan_edge.files import sha256_file, storage_errors
 
-__all__ = ["BASE_NAME", "HEADS_NAME", "MANIFEST_NAME", "Artifact", "open_artifact"]
+__all__ = [
+    "BASE_NAME",
+    "HEADS_NAME",
+    "MANIFEST_NAME",
+    "Artifact",
+    "files_of_plan",
+    "open_artifact",
+]
 
 MANIFEST_NAME = "manifest.json"
 BASE_NAME = "base.safetensors"
@@ -110,11 +122,31 @@ class Artifact:
         return load_heads(self.folder / HEADS_NAME, self.manifest, self.digest)
 
 
-def open_artifact(folder: Path, *, check_digests: bool = True) -> Artifact:
+def files_of_plan(manifest: Manifest, plan: str) -> dict[str, FileEntry]:
+    """What a device needs to run one plan: all but the files of other plans and the conformance.
+
+    Returns:
+        Path -> digest and size, in the manifest's order.
+    """
+    others = {
+        path
+        for name, other in manifest.plans.items()
+        if name != plan
+        for path in (*other.blobs, *other.graphs.values())
+    }
+    own = {*manifest.plans[plan].blobs, *manifest.plans[plan].graphs.values()}
+    unneeded = others - own - {BASE_NAME}
+    if manifest.conformance is not None:
+        unneeded.add(manifest.conformance.file)
+    return {path: entry for path, entry in manifest.files.items() if path not in unneeded}
+
+
+def open_artifact(folder: Path, *, check_digests: bool = True, plan: str | None = None) -> Artifact:
     """Check an artifact and map its base.
 
     Args:
         folder: Where it lies.
+        plan: Only this plan will be used, so only its files need be there (:func:`files_of_plan`).
         check_digests: False is for a worker process whose parent has just checked: digests, initial
             heads and graphs are not looked at again. Sizes and the base's header still are.
 
@@ -127,17 +159,18 @@ def open_artifact(folder: Path, *, check_digests: bool = True) -> Artifact:
     folder = Path(folder)
     content = _manifest_bytes(folder)
     manifest = parse_manifest(content, where=str(folder / MANIFEST_NAME))
-    _check_files(folder, manifest, check_digests=check_digests)
+    needed = manifest.files if plan is None else files_of_plan(manifest, plan)
+    _check_files(folder, manifest, needed, check_digests=check_digests)
     base_path = folder / BASE_NAME
     base_header = read_header(base_path, BASE_BOUNDS)
     _check_bases(base_header, manifest, str(base_path))
     digest = hashlib.sha256(content).hexdigest()
     if check_digests:
         load_heads(folder / HEADS_NAME, manifest, digest)
-        for name, plan in manifest.plans.items():
+        for name, known in manifest.plans.items():
             form = PLAN_FORMS.get(name)
-            if form is not None and form.domains:
-                check_graphs(folder, plan, base_header, form)
+            if form is not None and form.domains and plan in {None, name}:
+                check_graphs(folder, known, base_header, form)
     return Artifact(folder, manifest, digest, base_header, map_tensors(base_path, BASE_BOUNDS))
 
 
@@ -177,8 +210,10 @@ def _walk(folder: Path, prefix: str = "", depth: int = 1) -> Iterator[tuple[str,
                 yield from _walk(folder / entry.name, f"{path}/", depth + 1)
 
 
-def _check_files(folder: Path, manifest: Manifest, *, check_digests: bool) -> None:
-    """Every listed file is there with its size and digest, and no other."""
+def _check_files(
+    folder: Path, manifest: Manifest, needed: Mapping[str, FileEntry], *, check_digests: bool
+) -> None:
+    """Every needed file is there; what is there is listed, with its size and digest."""
     missing = dict(manifest.files)
     with storage_errors(folder, "read the folder"):
         for path, entry in _walk(folder):
@@ -194,8 +229,8 @@ def _check_files(folder: Path, manifest: Manifest, *, check_digests: bool) -> No
             size = entry.stat(follow_symlinks=False).st_size
             if size != listed.size:
                 raise _damaged(folder / path, f"{size} bytes, expected {listed.size}")
-    if missing:
-        path = min(missing)
+    if missing.keys() & needed.keys():
+        path = min(missing.keys() & needed.keys())
         raise ArtifactNotFoundError(
             f"{path!r} is listed in the manifest but is missing",
             where=str(folder / path),
@@ -203,6 +238,8 @@ def _check_files(folder: Path, manifest: Manifest, *, check_digests: bool) -> No
         )
     if check_digests:
         for path, listed in manifest.files.items():
+            if path in missing:
+                continue
             found = sha256_file(folder / path)
             if found != listed.sha256:
                 raise _damaged(folder / path, f"sha256 {found}, expected {listed.sha256}")

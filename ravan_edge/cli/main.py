@@ -76,6 +76,8 @@ _COMMANDS = {
     "sweep": _Entry("Simulate several learning rates and choose one.",
                     "ravan_edge.cli.sweep", "sweep"),
     "serve": _Entry("Hand out tasks to devices and merge what they send.", plugin="server"),
+    "device": _Entry("Train for a server on this machine's own rows.",
+                     "ravan_edge.cli.device", "device"),
     "status": _Entry("Show where a server's rounds stand.", "ravan_edge.cli.status", "status"),
     "heads": _Entry("List, download or go back to versions that a server has.",
                     "ravan_edge.cli.heads", "heads"),

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ravan_edge.errors import ServerRefusedError, StorageError, UsageError
+from ravan_edge.errors import NetworkError, ServerRefusedError, UsageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.protocol import (
     CheckIn,
@@ -53,7 +53,7 @@ def refusals_as_errors() -> Iterator[None]:
             raise ServerRefusedError(
                 f"the server refused: {refusal.detail}", hint="the message says what to change"
             ) from None
-        raise StorageError(
+        raise NetworkError(
             f"the server cannot now: {refusal.detail}", hint="try again later"
         ) from None
 
@@ -61,7 +61,7 @@ def refusals_as_errors() -> Iterator[None]:
 class ServerConnection:
     """A server, as a device or an operator sees it.
 
-    Every method raises :class:`Refusal` when the server refuses, and StorageError when it cannot be
+    Every method raises :class:`Refusal` when the server refuses, and NetworkError when it cannot be
     reached or answers nonsense.
 
     Args:
@@ -133,7 +133,8 @@ class ServerConnection:
             most_bytes: A longer one is refused.
 
         Raises:
-            StorageError: The disk or the network failed, or the content is not what its digest says.
+            NetworkError: The network failed, or the content is not what its digest says.
+            StorageError: The disk failed.
         """
         part = path.with_name(f"{path.name}.part")
         with storage_errors(part, "write the file"), part.open("ab") as file:
@@ -157,7 +158,7 @@ class ServerConnection:
         if received > most_bytes or _sha256(part) != digest:
             with storage_errors(part, "delete the file"):
                 part.unlink()
-            raise StorageError(
+            raise NetworkError(
                 f"what the server sent as {digest} is something else, or too long",
                 where=self.url,
                 hint="try again; if it stays so, something between changes what is sent",
@@ -210,8 +211,8 @@ class ServerConnection:
             place = ".".join(str(part) for part in first["loc"])
             raise self._nonsense(f"{place}: {first['msg']}") from None
 
-    def _nonsense(self, found: str) -> StorageError:
-        return StorageError(
+    def _nonsense(self, found: str) -> NetworkError:
+        return NetworkError(
             f"the answer is not as the protocol says: {found[:200]}",
             where=self.url,
             hint="check that a server of ravan-edge of this version runs there",
@@ -222,7 +223,7 @@ class ServerConnection:
         try:
             yield
         except httpx2.TransportError as error:
-            raise StorageError(
+            raise NetworkError(
                 f"the server cannot be reached: {str(error) or type(error).__name__}",
                 where=self.url,
                 hint="check the address, and that the server runs; then try again",

@@ -1,0 +1,192 @@
+"""``ravan device``: this machine as one device of a server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ravan_edge.artifact import HEADS_BOUNDS, Artifact, read_header, read_tensors
+from ravan_edge.cli.common import (
+    DataSettings,
+    JsonOption,
+    Reporter,
+    print_json,
+    say,
+    takes_settings,
+)
+from ravan_edge.data import Dataset
+from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
+from ravan_edge.device.connection import refusals_as_errors
+from ravan_edge.errors import DataError, InterruptedRunError, UsageError
+from ravan_edge.folder_lock import FolderLock
+from ravan_edge.tasks import DataSource, fixed_length, task_for, text_length
+
+__all__ = ["device"]
+
+device = typer.Typer(
+    invoke_without_command=True,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", help="The device's folder; the same command goes on with it."),
+]
+
+
+@device.callback()
+@takes_settings(settings=DeviceSettings, reading=DataSettings)
+def run(
+    context: typer.Context,
+    settings: DeviceSettings,
+    reading: DataSettings,
+    server: Annotated[
+        str | None, typer.Option("--server", help="Its address, as `ravan serve` prints it.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="csv, tsv, jsonl or parquet with labels; for images also a folder."
+        ),
+    ] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train for a server on rows that never leave this machine.
+
+    What leaves it is one update a round: `ravan device show-last-update`. After a kill the same
+    command goes on where it was.
+
+    Examples:
+      ravan device --server http://127.0.0.1:8750 --data mine.csv --state runs/device
+      ravan device --server http://127.0.0.1:8750 --data mine.csv --state runs/device
+        --memory-limit 300MB --mains-power --hours 22:00-06:00
+    """
+    if context.invoked_subcommand is not None:
+        return
+    given = {"--server": server, "--data": data, "--state": state}
+    for option, value in given.items():
+        if value is None:
+            raise UsageError("is needed", where=option, hint="ravan device --help has examples")
+    if server is None or data is None or state is None:
+        return
+    if not data.exists():
+        raise DataError("no such file", where=str(data), hint="check the path")
+    reporter = Reporter()
+    folder = DeviceState(state)
+    with (
+        FolderLock(state, what="device's", option="--state"),
+        ServerConnection(server) as connection,
+        refusals_as_errors(),
+    ):
+        worker = Device(
+            folder, connection, _Loader(data, reading, settings, reporter), settings, say=say
+        )
+        try:
+            report = worker.run()
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "interrupted; nothing is lost", hint="type the same command again to go on"
+            ) from None
+    document = {
+        "device": folder.device,
+        "sent": report.sent,
+        "refused": report.refused,
+        "given_back": report.given_back,
+        "finished": report.finished,
+    }
+    if as_json:
+        print_json(document)
+        return
+    typer.echo(
+        f"{report.sent} updates sent, {report.refused} came too late, "
+        f"{report.given_back} tasks given back"
+    )
+
+
+class _Loader:
+    """Reads the device's rows, once for each artifact."""
+
+    def __init__(
+        self, path: Path, reading: DataSettings, settings: DeviceSettings, reporter: Reporter
+    ) -> None:
+        self._path = path
+        self._reading = reading
+        self._plan = settings.plan
+        self._reporter = reporter
+        self._known: tuple[str, Dataset] | None = None
+
+    def __call__(self, artifact: Artifact) -> Dataset:
+        """All rows.
+
+        Raises:
+            DataError: The file is refused, or holds nothing.
+        """
+        if self._known is None or self._known[0] != artifact.digest:
+            self._known = artifact.digest, self._read(artifact)
+        return self._known[1]
+
+    def _read(self, artifact: Artifact) -> Dataset:
+        manifest, reading = artifact.manifest, self._reading
+        source = DataSource(
+            self._path,
+            text_column=reading.text_column,
+            label_column=reading.label_column,
+            skip_empty=reading.skip_empty,
+            max_length=text_length(
+                manifest.text, reading.max_length, fixed_length(manifest, self._plan)
+            ),
+        )
+        with self._reporter.bar("reading") as bar:
+            loaded = task_for(manifest).load(
+                artifact, source, on_rows=lambda done, total: bar(done, total, "")
+            )
+        return loaded.dataset
+
+
+@device.command("show-last-update")
+def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Show what left this device last: every tensor, and to whom it went.
+
+    Examples:
+      ravan device show-last-update --state runs/device
+    """
+    if state is None:
+        raise UsageError("is needed", where="--state", hint="name the device's folder")
+    if not state.is_dir():
+        raise UsageError("there is no such folder", where=str(state), hint="check the path")
+    folder = DeviceState(state)
+    sent = folder.last_update()
+    if sent is None:
+        typer.echo(json.dumps({"sent": None}) if as_json else "nothing has left this device yet")
+        return
+    header = read_header(folder.last_update_path, HEADS_BOUNDS)
+    tensors = read_tensors(folder.last_update_path, HEADS_BOUNDS)
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "norm": float(np.linalg.norm(array.astype(np.float64))),
+            "largest": float(np.abs(array).max(initial=0)),
+        }
+        for name, array in tensors.items()
+    ]
+    document = {"sent": dict(sent), "bytes": header.file_bytes, "metadata": dict(header.metadata)}
+    if as_json:
+        print_json({**document, "file": str(folder.last_update_path), "tensors": rows})
+        return
+    typer.echo(f"sent      {sent['at']} to {sent['server']}")
+    typer.echo(f"file      {folder.last_update_path} ({header.file_bytes:,} bytes)")
+    typer.echo(f"sha256    {sent['sha256']}")
+    for name, text in header.metadata.items():
+        typer.echo(f"{name:<9} {text}")
+    for row in rows:
+        shape = "x".join(map(str, row["shape"]))
+        typer.echo(f"  {row['name']}  {row['dtype']} {shape}  norm {row['norm']:.4g}")

@@ -1,0 +1,329 @@
+"""A device's life: check in, train, send, wait; whatever the network and the power do meanwhile.
+
+What it was doing is on disk at every moment, so a killed device goes on where it was. How often it
+asks is the server's business (windows); how it bears a server that is not there is its own
+(exponential back-off with full jitter).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import tenacity
+
+from ravan_edge.artifact import Artifact
+from ravan_edge.data import Dataset
+from ravan_edge.device.cache import ArtifactCache
+from ravan_edge.device.conditions import ConditionSource, LaptopConditions
+from ravan_edge.device.connection import ServerConnection
+from ravan_edge.device.settings import DeviceSettings
+from ravan_edge.device.state import CurrentTask, DeviceState
+from ravan_edge.device.training import TaskTraining
+from ravan_edge.errors import (
+    DataError,
+    MemoryLimitError,
+    NetworkError,
+    NumericsError,
+    RavanError,
+    WorkerError,
+)
+from ravan_edge.protocol import (
+    PROTOCOL_VERSION,
+    CheckIn,
+    ComeBack,
+    DeviceFailure,
+    FailureReason,
+    Refusal,
+    TaskOffer,
+    WaitReason,
+)
+from ravan_edge.training import RoundState
+
+__all__ = ["Device", "DeviceReport"]
+
+Result = TypeVar("Result")
+
+_LONGEST_BACK_OFF_SECONDS = 300.0
+_CONDITION_SECONDS = 15.0
+_UNTOLD_SECONDS = 30.0
+
+
+class _TooLateError(Exception):
+    """The deadline has passed: whatever is trained now, nobody wants it."""
+
+
+class _ConditionsError(Exception):
+    """The conditions ended and did not come back before the deadline."""
+
+
+@dataclass
+class DeviceReport:
+    """What a device did while it ran.
+
+    Attributes:
+        sent: Updates that the server acknowledged.
+        refused: Tasks whose update the server did not want any more.
+        given_back: Tasks that could not be done.
+        finished: Whether the server has finished its rounds.
+    """
+
+    sent: int = 0
+    refused: int = 0
+    given_back: int = 0
+    finished: bool = False
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks came to an end."""
+        return self.sent + self.refused + self.given_back
+
+
+@dataclass
+class Device:
+    """One device.
+
+    Args:
+        state: Its folder.
+        connection: Its server.
+        load: Reads its rows for an artifact.
+        settings: Its own.
+        conditions: When it may work.
+        say: Told what a user may want to know.
+        on_step: Told the offer and the state after every step.
+        sleep, clock, uniform: The world's, or a test's.
+    """
+
+    state: DeviceState
+    connection: ServerConnection
+    load: Callable[[Artifact], Dataset]
+    settings: DeviceSettings = field(default_factory=DeviceSettings)
+    conditions: ConditionSource = field(default_factory=LaptopConditions)
+    say: Callable[[str], None] = lambda text: None  # noqa: ARG005
+    on_step: Callable[[TaskOffer, RoundState], None] = lambda offer, state: None  # noqa: ARG005
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.time
+    uniform: Callable[[float, float], float] = field(default=random.SystemRandom().uniform)
+
+    def __post_init__(self) -> None:
+        self.report = DeviceReport()
+        self._cache = ArtifactCache(self.state.folder)
+        self._looked_at = 0.0
+
+    def run(self) -> DeviceReport:
+        """Work until the server has finished, or as many tasks are done as the settings say.
+
+        Raises:
+            Refusal: The server refuses this device for good.
+            DataError: The rows are refused; the task was given back.
+            MemoryLimitError: A task does not fit; it was given back.
+            RavanError: Anything else that trying again does not mend.
+        """
+        most = self.settings.tasks
+        while most is None or self.report.tasks < most:
+            task = self._current() or self._ask()
+            if task is None:
+                if self.report.finished:
+                    break
+                continue
+            self._do(task)
+        return self.report
+
+    # -- one task
+
+    def _current(self) -> CurrentTask | None:
+        """The task it was doing when it ended."""
+        task = self.state.current()
+        if task is not None and task.server != self.connection.url:
+            self.state.add_to_log("abandoned", task.offer, server=task.server)
+            self.state.forget_round()
+            return None
+        return task
+
+    def _ask(self) -> CurrentTask | None:
+        """Check in; the task, or None after having waited as long as the server said."""
+        self._wait_for_conditions()
+        message = CheckIn(
+            protocol=PROTOCOL_VERSION,
+            device=self.state.device,
+            plans=(self.settings.plan,),
+            artifacts=self._cache.digests(),
+            memory_limit_bytes=self.settings.memory_limit_bytes,
+            heads_to_train=self.settings.train_heads,
+            conditions=self.conditions.now(),
+        )
+        answer = self._persist(lambda: self.connection.check_in(message))
+        if isinstance(answer, ComeBack):
+            if answer.reason is WaitReason.FINISHED:
+                self.report.finished = True
+                return None
+            wait = self.uniform(answer.earliest_seconds, answer.latest_seconds)
+            if wait > _UNTOLD_SECONDS:
+                self.say(f"{answer.reason.replace('_', ' ')}: asking again in {wait:,.0f} s")
+            self.sleep(wait)
+            return None
+        task = CurrentTask(answer, self.connection.url, self.clock() + answer.deadline_seconds)
+        self.state.begin(task)
+        self.say(
+            f"round {answer.round}: {answer.local.local_steps} steps from version {answer.version}"
+        )
+        return task
+
+    def _do(self, task: CurrentTask) -> None:
+        """Bring a task to its end, whatever that is."""
+        offer = task.offer
+        try:
+            with self._failures_told(offer):
+                if not self.state.update_path.exists():
+                    self._train(task)
+        except _TooLateError:
+            self.say(f"round {offer.round}: too late, the deadline has passed")
+            self._end(offer, "late")
+            self.report.refused += 1
+            return
+        except (NumericsError, WorkerError, _ConditionsError) as error:
+            self.say(f"round {offer.round}: given back: {error}")
+            return  # the next round may go well
+        self._send(task)
+
+    def _train(self, task: CurrentTask) -> None:
+        offer = task.offer
+        artifact = self._persist(
+            lambda: self._cache.open(offer.artifact, offer.plan, self.connection.download)
+        )
+        if not self.state.heads_path.exists():
+            self._persist(
+                lambda: self.connection.download(
+                    offer.heads, self.state.heads_path, offer.heads_bytes
+                )
+            )
+        dataset = self.load(artifact)
+
+        def on_step(state: RoundState) -> None:
+            self.on_step(offer, state)
+            self._may_go_on(task)
+
+        training = TaskTraining(
+            task, artifact, dataset, self.state, self.settings, self.say, on_step
+        )
+        result = training.run()
+        self.say(f"round {offer.round}: trained, loss {result.mean_loss:.4f}")
+
+    def _send(self, task: CurrentTask) -> None:
+        offer = task.offer
+        content = self.state.update_path.read_bytes()
+        try:
+            receipt = self._persist(lambda: self.connection.upload(offer.task, content))
+        except Refusal as refusal:
+            self.say(f"round {offer.round}: the server does not want the update: {refusal}")
+            self._end(offer, "refused", reason=str(refusal.reason))
+            self.report.refused += 1
+            return
+        self.state.acknowledged(task, receipt.sha256)
+        self.report.sent += 1
+        self.say(f"round {offer.round}: sent {len(content):,} bytes")
+
+    @contextmanager
+    def _failures_told(self, offer: TaskOffer) -> Iterator[None]:
+        """What goes wrong is told to the server, so that another device gets the place."""
+        try:
+            yield
+        except (RavanError, _ConditionsError) as error:
+            reason = next(
+                (reason for kind, reason in _REASONS if isinstance(error, kind)),
+                FailureReason.OTHER,
+            )
+            failure = DeviceFailure(reason=reason, detail=type(error).__name__)
+            with suppress(Refusal, NetworkError):  # then its deadline tells the server
+                self.connection.give_back(offer.task, failure)
+            self._end(offer, "given back", reason=str(reason))
+            self.report.given_back += 1
+            raise
+
+    def _end(self, offer: TaskOffer, event: str, **more: str) -> None:
+        self.state.add_to_log(event, offer, **more)
+        self.state.forget_round()
+
+    # -- waiting
+
+    def _persist(self, request: Callable[[], Result]) -> Result:
+        """A request, again and again until the server has answered it."""
+        back_off = tenacity.wait_random_exponential(multiplier=1, max=_LONGEST_BACK_OFF_SECONDS)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome is not None else None
+            least = error.retry_after_seconds if isinstance(error, Refusal) else None
+            return max(back_off(state), least or 0.0)
+
+        def told(state: tenacity.RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            if state.attempt_number in {1, 5} or state.attempt_number % 20 == 0:
+                self.say(f"{error}; trying again in {state.upcoming_sleep:,.1f} s")
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_transient),
+            wait=wait,
+            before_sleep=told,
+            sleep=self.sleep,
+            stop=self._patience(),
+            reraise=True,
+        )
+        return retrying(request)
+
+    def _patience(self) -> Callable[[tenacity.RetryCallState], bool]:
+        most = self.settings.patience_seconds
+        if most is None:
+            return tenacity.stop_never
+        begin = self.clock()
+        return lambda state: self.clock() - begin >= most  # noqa: ARG005
+
+    def _allowed(self) -> float:
+        """Seconds until the device may work, as far as is known; 0: now."""
+        if self.settings.window is not None:
+            seconds = self.settings.window.seconds_until(self.conditions.minute_of_day())
+            if seconds:
+                return seconds
+        if self.settings.mains_power and self.conditions.now().mains_power is not True:
+            return _CONDITION_SECONDS
+        return 0.0
+
+    def _wait_for_conditions(self) -> None:
+        told = False
+        while seconds := self._allowed():
+            if not told:
+                self.say("waiting for mains power or for the hours in which to work")
+                told = True
+            self.sleep(min(seconds, _CONDITION_SECONDS))
+
+    def _may_go_on(self, task: CurrentTask) -> None:
+        """After a step: stop at the deadline, pause while the conditions do not hold."""
+        now = self.clock()
+        if now >= task.deadline_at:
+            raise _TooLateError
+        if 0 <= now - self._looked_at < _CONDITION_SECONDS:
+            return
+        self._looked_at = now
+        while seconds := self._allowed():
+            if self.clock() >= task.deadline_at:
+                raise _ConditionsError("the conditions for working ended")
+            self.sleep(min(seconds, _CONDITION_SECONDS))
+
+
+_REASONS: tuple[tuple[type[Exception], FailureReason], ...] = (
+    (NumericsError, FailureReason.BAD_NUMBERS),
+    (MemoryLimitError, FailureReason.OUT_OF_MEMORY),
+    (_ConditionsError, FailureReason.CONDITIONS),
+    (DataError, FailureReason.DATA),
+    (WorkerError, FailureReason.CRASHED),
+)
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether the same request may be answered another time."""
+    if isinstance(error, Refusal):
+        return not error.problem.permanent
+    return isinstance(error, NetworkError)

@@ -1,0 +1,188 @@
+"""From a task to the update file that will be sent: training that can be killed and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ravan_edge.artifact import Artifact, read_heads
+from ravan_edge.data import Dataset
+from ravan_edge.device.settings import DeviceSettings
+from ravan_edge.device.state import CurrentTask, DeviceState
+from ravan_edge.errors import ArtifactError, MemoryLimitError
+from ravan_edge.files import write_atomic
+from ravan_edge.memory import PeakSampler, format_bytes
+from ravan_edge.methods import method_for
+from ravan_edge.plans import open_step
+from ravan_edge.protocol import UpdateInfo, encode_update
+from ravan_edge.training import (
+    LocalResult,
+    LocalSettings,
+    RoundState,
+    initial_state,
+    load_state,
+    local_round,
+    save_state,
+)
+
+__all__ = ["TaskTraining"]
+
+
+class TaskTraining:
+    """The training of one task.
+
+    Args:
+        task: What the server asks for.
+        artifact: What it trains.
+        dataset: The device's rows, all of which it trains on.
+        state: Where checkpoints and the update go.
+        settings: The device's own.
+        say: Told what a user may want to know.
+        on_step: Told after every step; what it raises ends the training, which can be gone on with.
+    """
+
+    def __init__(
+        self,
+        task: CurrentTask,
+        artifact: Artifact,
+        dataset: Dataset,
+        state: DeviceState,
+        settings: DeviceSettings,
+        say: Callable[[str], None],
+        on_step: Callable[[RoundState], None],
+    ) -> None:
+        self._offer = task.offer
+        self._artifact = artifact
+        self._method = method_for(artifact.manifest)
+        self._dataset = dataset
+        self._state = state
+        self._settings = settings
+        self._say = say
+        self._on_step = on_step
+        self._saved_at = time.monotonic()
+        tensors = read_heads(state.heads_path, artifact)
+        self._start = self._method.layout.pack(tensors)
+
+    def run(self) -> LocalResult:
+        """Train, and write the update file.
+
+        Raises:
+            MemoryLimitError: Even single rows do not fit the memory limit.
+            NumericsError: The numbers went bad.
+            WorkerError: The runtime's process died.
+        """
+        result = self._fitting(self._first_settings())
+        info = UpdateInfo(
+            task=self._offer.task,
+            version=self._offer.version,
+            artifact=self._artifact.digest,
+            examples=result.examples,
+            steps=result.steps,
+        )
+        content = encode_update(info, self._method, result.difference, result.training)
+        write_atomic(self._state.update_path, [content])
+        return result
+
+    def _fitting(self, local: LocalSettings) -> LocalResult:
+        """Train, with fewer rows at once each time the memory limit was passed."""
+        while True:
+            try:
+                return self._train(local)
+            except MemoryLimitError as error:
+                rows = local.micro_batch or local.batch_size
+                if rows == 1:
+                    raise
+                local = replace(local, micro_batch=rows // 2)
+                self._say(f"{error.message}: now {rows // 2} rows at once")
+
+    def _first_settings(self) -> LocalSettings:
+        """The server's, with as many rows at once as this device wants at most."""
+        local = self._offer.local
+        own = self._settings.micro_batch
+        if own is None or own >= (local.micro_batch or local.batch_size):
+            return local
+        return replace(local, micro_batch=own)
+
+    def _train(self, local: LocalSettings) -> LocalResult:
+        manifest, offer = self._artifact.manifest, self._offer
+        layers = {layer.name: layer.heads for layer in manifest.layers}
+        heads = self._heads_to_train()
+        with (
+            PeakSampler([os.getpid()]) as sampler,
+            open_step(self._artifact, offer.plan, self._settings.runtime) as step,
+        ):
+
+            def after_step(state: RoundState) -> None:
+                self._check_memory(sampler)
+                self._keep(state)
+                self._on_step(state)
+
+            return local_round(
+                step,
+                self._method,
+                self._start,
+                self._dataset,
+                np.arange(len(self._dataset), dtype=np.int64),
+                local,
+                layers=layers,
+                seed=offer.seed,
+                round=offer.version,
+                device=offer.device,
+                heads_to_train=heads,
+                on_step=after_step,
+                resume=self._resume(local, layers),
+            )
+
+    def _heads_to_train(self) -> int | None:
+        most = self._method.heads_per_layer
+        wanted = self._offer.heads_to_train
+        return None if wanted is None or not most or wanted >= most else wanted
+
+    def _check_memory(self, sampler: PeakSampler) -> None:
+        limit = self._settings.memory_limit_bytes
+        if limit is None:
+            return
+        peak = sampler.family_peak_bytes(os.getpid())
+        if peak > limit:
+            raise MemoryLimitError(
+                f"the step took {format_bytes(peak)}, more than {format_bytes(limit)}",
+                where="--memory-limit",
+                hint="raise the limit, use --train-heads 1, or leave this model to larger devices",
+            )
+
+    # -- checkpoints
+
+    @property
+    def _configuration(self) -> str:
+        """All that the rest of the training depends on; rows at once change memory and time alone."""
+        content = {
+            "task": self._offer.task,
+            "settings": {**self._offer.settings, "micro_batch": None},
+            "rows": len(self._dataset),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _keep(self, state: RoundState) -> None:
+        if time.monotonic() - self._saved_at >= self._settings.checkpoint_seconds:
+            save_state(self._state.unfinished_path, state, self._configuration)
+            self._saved_at = time.monotonic()
+
+    def _resume(self, local: LocalSettings, layers: dict[str, int]) -> RoundState | None:
+        path = self._state.unfinished_path
+        if not path.exists():
+            return None
+        try:
+            empty = initial_state(self._method, self._start, local)
+            found = load_state(path, empty, layers, self._configuration)
+        except ArtifactError as error:
+            self._say(f"training anew: {error}")
+            return None
+        if found is not None:
+            self._say(f"going on after step {found.steps}")
+        return found
