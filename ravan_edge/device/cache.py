@@ -64,7 +64,7 @@ class ArtifactCache:
         folder = self._artifacts / digest
         with storage_errors(folder, "make the folder"):
             folder.mkdir(exist_ok=True)
-        self._place(digest, folder / MANIFEST_NAME, MANIFEST_MAX_BYTES, fetch)
+        self.place(digest, folder / MANIFEST_NAME, MANIFEST_MAX_BYTES, fetch)
         with storage_errors(folder, "read the manifest"):
             manifest = parse_manifest(
                 (folder / MANIFEST_NAME).read_bytes(), where=f"artifact {digest}"
@@ -75,7 +75,7 @@ class ArtifactCache:
             path = folder / name
             with storage_errors(path, "make the folder"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._place(entry.sha256, path, entry.size, fetch)
+            self.place(entry.sha256, path, entry.size, fetch)
         try:
             artifact = open_artifact(folder, plan=plan)
         except ArtifactError:
@@ -85,8 +85,12 @@ class ArtifactCache:
         self._forget_others(folder)
         return artifact
 
-    def _place(self, digest: str, path: Path, most_bytes: int, fetch: Fetch) -> None:
-        """A blob under its name in an artifact."""
+    def place(self, digest: str, path: Path, most_bytes: int, fetch: Fetch) -> None:
+        """A blob under a name outside the cache, downloaded where it is not here.
+
+        Raises:
+            StorageError: Disk or network failed.
+        """
         if path.exists():
             return
         blob = self._blobs / digest

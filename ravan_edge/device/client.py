@@ -195,12 +195,10 @@ class Device:
         artifact = self._persist(
             lambda: self._cache.open(offer.artifact, offer.plan, self.connection.download)
         )
-        if not self.state.heads_path.exists():
-            self._persist(
-                lambda: self.connection.download(
-                    offer.heads, self.state.heads_path, offer.heads_bytes
-                )
-            )
+        fetch = self.connection.download
+        self._persist(
+            lambda: self._cache.place(offer.heads, self.state.heads_path, offer.heads_bytes, fetch)
+        )
         dataset = self.load(artifact)
 
         def on_step(state: RoundState) -> None:

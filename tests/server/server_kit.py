@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import uvicorn
 
 from ravan_edge.artifact import Artifact, Role, heads_metadata, load_heads, tensors_to_bytes
 from ravan_edge.methods import Vector, method_for
@@ -23,6 +26,7 @@ from ravan_edge.protocol import (
     encode_update,
 )
 from ravan_edge.training import LocalSettings
+from ravan_server.app import create_app
 from ravan_server.coordinator import Coordinator
 from ravan_server.operations import CheckedUpdate
 from ravan_server.serving import open_coordinator
@@ -34,6 +38,7 @@ __all__ = [
     "device_difference",
     "device_update",
     "expected_heads",
+    "listening",
     "opened_server",
     "send",
     "wait_for",
@@ -77,6 +82,26 @@ def opened_server(
         yield coordinator
     finally:
         coordinator.stop()
+
+
+@contextmanager
+def listening(coordinator: Coordinator) -> Iterator[str]:
+    """The same over HTTP, on a free port of this machine; its address."""
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        create_app(coordinator), log_config=None, lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        taken.close()
 
 
 def ask(
