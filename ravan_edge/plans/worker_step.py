@@ -14,8 +14,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from ravan_edge.errors import ArtifactError, MissingExtraError, RavanError, Work
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
 from ravan_edge.plans.frames import Frame, read_frame, write_frame
-from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import BATCH, INPUT, PROTOCOL, installed_version
 
 __all__ = ["WorkerStep", "child_environment"]
@@ -120,7 +119,7 @@ class _Child:
         return self.end(kill=True)
 
 
-class WorkerStep:
+class WorkerStep(Closing):
     """A plan of an artifact, run by another process; see :class:`ravan_edge.plans.step.Step`.
 
     The process is started here, so that what is missing shows up at once. If it dies, the step that
@@ -366,17 +365,6 @@ class WorkerStep:
         child, self._child = self._child, None
         if child is not None:
             child.end(kill=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _signal_name(number: int) -> str:
