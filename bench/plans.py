@@ -6,8 +6,10 @@ MiniLM-L6 is the real one; the other models have their family's usual sizes and 
 changes no time. All sides of a shape are processes of their own, timed in turn; a ratio is the median
 over the blocks. ``whole`` is the plan with the faster of prepacked and shared weights. Memory is the peak
 of anonymous memory above the idle process, loading and three steps; of a plan with a process of its own,
-that process's. Targets: ``whole`` at most 1.03 of eager's time and 1.4 times the floor on each shape, and
-0.85 of ort-training's; executorch at most three times ``whole``.
+that process's. ``onnxruntime-training alone`` is eager's model, exported by torch and differentiated by
+that runtime, without anything of this kit (bench/native_graph.py). Targets: ``whole`` at most 1.03 of
+eager's time and 1.4 times the floor on each shape, and 0.85 of ort-training's; executorch at most three
+times ``whole``.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.native_graph import write_files
 from bench.step import LORA_RANK, STEPS, Process, peak_of
-from bench.step_sides import LABELS, Shape
+from bench.step_sides import LABELS, EagerSide, Shape
 
 __all__ = ["MODELS", "Model", "exported", "measure"]
 
 _EAGER, _FLOOR = 1.03, 1.4
 _PLANS = {"executorch": ("at least", 1 / 3), "ort-training": ("at most", 0.85)}
 """Plans beside ``whole``, and what share of their time ``whole`` shall take."""
+_NATIVE = "onnxruntime-training alone"
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Model:
         shape: Sizes and batch.
         build: Saves the model to a folder and returns it, or another one that has it already.
         plans: Those of ``_PLANS`` that can have it.
+        native: Whether it is also trained by onnxruntime-training alone.
     """
 
     shape: Shape
     build: Callable[[Path], Path]
     plans: tuple[str, ...] = tuple(_PLANS)
+    native: bool = False
 
 
 def _minilm(folder: Path) -> Path:
@@ -73,8 +79,8 @@ def _random(kind: str, auto_class: str, **sizes: int | bool) -> Callable[[Path],
 
 
 MODELS: Mapping[str, Model] = {
-    "minilm-64": Model(Shape(8, 64), _minilm),
-    "minilm-128": Model(Shape(8, 128), _minilm),
+    "minilm-64": Model(Shape(8, 64), _minilm, native=True),
+    "minilm-128": Model(Shape(8, 128), _minilm, native=True),
     "bert-base": Model(
         Shape(8, 128, width=768, hidden=3072, layers=12, rank=55),
         _random("bert", "AutoModelForSequenceClassification", num_labels=LABELS),
@@ -178,21 +184,24 @@ def measure(name: str, work: Path, *, blocks: int, threads: int) -> dict[str, An
             "plan": plan,
         }
 
+    eager: dict[str, Any] = {
+        "model": str(folder),
+        "artifact": str(artifact),
+        "lora_rank": LORA_RANK,
+        "threads": threads,
+    }
     sides: dict[str, tuple[str, dict[str, Any]]] = {
         "whole": of_plan("whole", prepack=False),
         "whole, prepacked": of_plan("whole", prepack=True),
         **{plan: of_plan(plan, prepack=True) for plan in model.plans},
-        "eager": (
-            "eager",
-            {
-                "model": str(folder),
-                "artifact": str(artifact),
-                "lora_rank": LORA_RANK,
-                "threads": threads,
-            },
-        ),
+        "eager": ("eager", eager),
         "floor": ("floor", {"threads": threads}),
     }
+    if model.native:
+        files = work / f"{name}-native"
+        if not files.exists():
+            write_files(EagerSide(shape, **eager), files)
+        sides[_NATIVE] = ("native", {"folder": str(files), "threads": threads})
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     with ExitStack() as stack:
         running = {
@@ -222,6 +231,7 @@ def measure(name: str, work: Path, *, blocks: int, threads: int) -> dict[str, An
         "floor_ratio": ratio("floor"),
         "time_ratio": ratio("eager"),
         "plan_ratios": {plan: ratio(plan) for plan in model.plans},
+        "native_ratio": ratio(_NATIVE) if model.native else None,
         "seconds": medians,
         "all_seconds": seconds,
         "peak_bytes": {
@@ -246,7 +256,7 @@ def _print(found: dict[str, Any]) -> None:
         peak = found["peak_bytes"].get(side)
         memory = f"{peak / 1e6:7.0f} MB" if peak else ""
         print(
-            f"  {side:18s}{value * 1e3:9.1f} ms  ({min(spread) * 1e3:.1f} to "
+            f"  {side:28s}{value * 1e3:9.1f} ms  ({min(spread) * 1e3:.1f} to "
             f"{max(spread) * 1e3:.1f}){memory}"
         )
     print(
@@ -256,6 +266,8 @@ def _print(found: dict[str, Any]) -> None:
     for plan, value in found["plan_ratios"].items():
         bound, target = _PLANS[plan]
         print(f"  whole / {plan} {value:.3f} ({bound} {target:.2f})")
+    if found["native_ratio"] is not None:
+        print(f"  whole / {_NATIVE} {found['native_ratio']:.3f}")
 
 
 def main() -> int:

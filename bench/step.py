@@ -24,6 +24,8 @@ from typing import Any, Self
 
 from bench.step_sides import LABELS, Shape
 from ravan_edge.memory import PeakSampler
+from ravan_edge.plans.child import child_environment
+from ravan_edge.plans.ort_training import find_python
 
 __all__ = ["LORA_RANK", "STEPS", "Process", "measure", "peak_of"]
 
@@ -36,9 +38,11 @@ class Process:
     """One side in its own process."""
 
     def __init__(self, kind: str, shape: Shape, keywords: dict[str, Any]) -> None:
+        native = kind == "native"  # the only side that this environment's runtime cannot be
+        python = str(find_python()) if native else sys.executable
         self._child = subprocess.Popen(
             [
-                sys.executable,
+                python,
                 "-W",
                 "ignore",
                 "-m",
@@ -50,6 +54,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            env=child_environment(python, keywords["threads"]) if native else None,
         )
         self._keywords = keywords
         self.pid = int(self._read()["ready"])
@@ -87,6 +92,8 @@ class Process:
         assert self._child.stdin is not None
         self._child.stdin.close()
         self._child.wait(timeout=30)
+        assert self._child.stdout is not None
+        self._child.stdout.close()
 
 
 def _settings(shape: Shape, artifact: Path, threads: int) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@
     ├── MissingExtraError            8  an extra or a runtime is not installed
     ├── StorageError                 9  disk or network failed
     │   ├── NetworkError             9  a server cannot be reached, or answered nonsense
-    │   └── WorkerError              9  a runtime's process died or answered nonsense
+    │   └── WorkerError              9  a runtime's process died, hung or answered nonsense
     └── InterruptedRunError        130  interrupted by the user; the run can be resumed
 
 A message says what was found, what was expected and what to do. ``where`` names the file, tensor

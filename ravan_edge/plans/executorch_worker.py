@@ -7,8 +7,7 @@ rows as one takes, and padded with rows and tokens that count nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import ArtifactError, MissingExtraError, NumericsError, UsageError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
-from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.all_heads import AllHeads
+from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import serve
 
 __all__ = ["ExecutorchStep"]
@@ -59,7 +59,7 @@ def _load(artifact: Artifact, plan: Plan, threads: int) -> Any:
     return program
 
 
-class ExecutorchStep:
+class ExecutorchStep(Closing):
     """Plan ``executorch`` of one artifact; see :class:`ravan_edge.plans.step.Step`.
 
     Args:
@@ -76,23 +76,16 @@ class ExecutorchStep:
         self._program = _load(artifact, self._plan, settings.threads)
         text = artifact.manifest.text
         self._pad_id = 0 if text is None else text.pad_id
-        self._heads = {layer.name: layer.heads for layer in artifact.manifest.layers}
-        self._running: dict[str, HeadIndices] = {}
-        per_head = {f"{name}.G" for name in self._heads}
+        self._heads = AllHeads(artifact.manifest.layers)
         self._batch = [
             tensor
             for tensor in self._plan.inputs
             if any(isinstance(dim, str) for dim in tensor.shape)
         ]
-        self._layer_of = {
-            tensor.name: tensor.name.removesuffix(".G")
-            for tensor in self._plan.inputs
-            if tensor.name in per_head
-        }
 
     def use_heads(self, running: Mapping[str, HeadIndices]) -> None:
         """Take these rows of ``<layer>.G``; the program runs all heads, the others with zeros."""
-        self._running.update(running)
+        self._heads.use(running)
 
     def _padded(self, tensor: GraphTensor, found: Array) -> Array:
         """``found`` in the program's size, filled up with what counts nothing."""
@@ -113,22 +106,6 @@ class ExecutorchStep:
         whole[tuple(slice(size) for size in found.shape)] = found
         return whole
 
-    def _trainables(self, given: Mapping[str, Array]) -> dict[str, Array]:
-        """The inputs that train, with a row of G for every head."""
-        whole = dict(given)
-        for name, layer in self._layer_of.items():
-            rows = self._running.get(layer)
-            if rows is not None and len(rows) != self._heads[layer]:
-                full = np.zeros((self._heads[layer], *given[name].shape[1:]), np.float32)
-                full[rows] = given[name]
-                whole[name] = full
-        return whole
-
-    def _gradient(self, name: str, found: Array) -> Array:
-        """The rows of the heads that run."""
-        rows = self._running.get(self._layer_of.get(name, ""))
-        return found if rows is None or len(rows) == len(found) else found[rows]
-
     def _calls(
         self, role: str, batch: Mapping[str, Array], trainables: Mapping[str, Vector]
     ) -> Iterator[tuple[int, dict[str, Array]]]:
@@ -137,8 +114,8 @@ class ExecutorchStep:
 
         names = [tensor.name for tensor in self._plan.outputs[role]]
         trained = {
-            name: torch.from_numpy(np.ascontiguousarray(array))
-            for name, array in self._trainables(trainables).items()
+            name: torch.from_numpy(self._heads.spread(name, array))
+            for name, array in trainables.items()
         }
         rows, most = len(batch["labels"]), self._plan.limits["batch"]
         for start in range(0, rows, most):
@@ -170,7 +147,7 @@ class ExecutorchStep:
                     sums[name] = sums.get(name, 0.0) + float(array)
                     continue
                 key = name.removeprefix(_GRADIENT)
-                gradient = self._gradient(key, array)
+                gradient = self._heads.taken(key, array)
                 gradients[key] = gradients[key] + gradient if key in gradients else gradient
         loss, count = sums.pop("loss_sum"), sums.pop("count")
         return StepResult(loss, int(count), sums, gradients)
@@ -192,17 +169,6 @@ class ExecutorchStep:
     def close(self) -> None:
         """Drop the program; the process ends right after."""
         self._program = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 if __name__ == "__main__":

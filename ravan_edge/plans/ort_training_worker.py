@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ from ravan_edge.errors import ArtifactError, MissingExtraError, NumericsError
 from ravan_edge.files import storage_errors
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
-from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.all_heads import AllHeads
+from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import serve
 
 __all__ = ["FILES", "OrtTraining", "import_training", "session_options"]
@@ -95,7 +96,7 @@ def _place(source: Path, target: Path) -> None:
             return
 
 
-class OrtTraining:
+class OrtTraining(Closing):
     """The step; see :class:`ravan_edge.plans.step.Step`.
 
     The runtime is loaded when first used: its models, and the base that their external data lies in,
@@ -111,9 +112,9 @@ class OrtTraining:
         self._api = import_training("api")
         self._artifact = artifact
         self._settings = settings
-        self._running: dict[str, HeadIndices] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         manifest = artifact.manifest
+        self._heads = AllHeads(manifest.layers)
         self._cores = {
             f"{entry.layer}.G": entry.name for entry in manifest.tensors if entry.role == Role.CORE
         }
@@ -158,18 +159,12 @@ class OrtTraining:
 
     def use_heads(self, running: Mapping[str, HeadIndices]) -> None:
         """All heads run here; those that are not wanted are zero, and have no gradient."""
-        self._running.update({f"{layer}.G": heads for layer, heads in running.items()})
+        self._heads.use(running)
 
     def _set(self, trainables: Mapping[str, Vector]) -> Any:
         parameters = self._module._state.parameters
         for name, value in trainables.items():
-            parameter, heads = self._cores.get(name, name), self._running.get(name)
-            if heads is None:
-                parameters[parameter] = np.ascontiguousarray(value)
-            else:
-                whole = np.zeros(self._shapes[parameter], np.float32)
-                whole[heads] = value
-                parameters[parameter] = whole
+            parameters[self._cores.get(name, name)] = self._heads.spread(name, value)
         return parameters
 
     def _run(self, batch: Mapping[str, NDArray[Any]], *, trains: bool) -> dict[str, Any]:
@@ -188,12 +183,10 @@ class OrtTraining:
         """Loss sum, count, metrics and gradients of the sum for one batch."""
         parameters = self._set(trainables)
         values = self._run(batch, trains=True)
-        gradients = {}
-        for name in trainables:
-            gradient = parameters[self._cores.get(name, name)].grad
-            heads = self._running.get(name)
-            # A copy: what the runtime hands out is its own buffer, which the next step overwrites.
-            gradients[name] = gradient.copy() if heads is None else gradient[heads]
+        gradients = {
+            name: self._heads.taken(name, parameters[self._cores.get(name, name)].grad)
+            for name in trainables
+        }
         return StepResult(
             float(values["loss_sum"]), int(values["count"]), _metrics(values), gradients
         )
@@ -213,17 +206,6 @@ class OrtTraining:
         self.__dict__.pop("_module", None)
         if self._folder is not None:
             self._folder.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import ArtifactError, MissingExtraError, NumericsError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
-from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -86,7 +85,7 @@ class _Graph:
         return dict(zip(self.outputs, values, strict=True))
 
 
-class WholeStep:
+class WholeStep(Closing):
     """Plan ``whole`` of one artifact; see :class:`ravan_edge.plans.step.Step`.
 
     Sessions are made when first used: a device that only trains never loads the evaluation graph.
@@ -177,14 +176,3 @@ class WholeStep:
         """Drop the sessions; memory goes back when onnxruntime frees them."""
         self._graphs.clear()
         self._bases.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,17 +5,10 @@ The host needs numpy only. What runs in the child: :mod:`ravan_edge.plans.worker
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,102 +18,26 @@ from ravan_edge.artifact.opening import Artifact
 from ravan_edge.errors import ArtifactError, MissingExtraError, RavanError, WorkerError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
-from ravan_edge.plans.frames import Frame, read_frame, write_frame
-from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.child import Child
+from ravan_edge.plans.frames import Frame
+from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import BATCH, INPUT, PROTOCOL, installed_version
 
-__all__ = ["WorkerStep", "child_environment"]
+__all__ = ["ANSWER_SECONDS", "WorkerStep"]
 
-_TAIL_BYTES = 4000
-_CLOSING_SECONDS = 5.0
-_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
+ANSWER_SECONDS = 3600.0
+"""How long an answer may take. Only against a process that hangs: ending one that computes would end
+each of its steps, and a batch of 8 x 512 tokens through a billion weights is 25 TFLOP, 20 minutes on
+two slow cores, loading and packing the model not counted."""
+
 _AGAIN = "the next step starts a new process; if it dies again, use smaller micro-batches"
+_SLOW = (
+    "the next step starts a new process; if it did not hang but is slow, use smaller micro-batches"
+)
 _KINDS: dict[str, type[RavanError]] = {name: getattr(errors, name) for name in errors.__all__}
 
 
-def child_environment(python: str, threads: int) -> dict[str, str]:
-    """The child's environment: our own packages for our own interpreter, else only our code."""
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[name] = str(threads)
-    environment.pop("PYTHONPATH", None)
-    code = Path(__file__).absolute().parents[2]
-    if python == sys.executable:
-        paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100  ("" is the folder)
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
-    elif code.name not in _PACKAGE_FOLDERS:
-        # A checkout: the same code on both sides. An installed copy stays where it is, or all of
-        # this environment's packages would come with it.
-        environment["PYTHONPATH"] = str(code)
-    return environment
-
-
-class _Child:
-    """One process with the end of what it wrote to standard error."""
-
-    def __init__(self, python: str, module: str, threads: int) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  (an interpreter of ours with our own code)
-            [python, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=child_environment(python, threads),
-        )
-        assert self._process.stdin is not None  # noqa: S101
-        assert self._process.stdout is not None  # noqa: S101
-        self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
-        self._answers: BinaryIO = self._process.stdout  # type: ignore[assignment]
-        self._tail = b""
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
-
-    def _listen(self) -> None:
-        pipe = self._process.stderr
-        assert pipe is not None  # noqa: S101
-        while part := pipe.read1(_TAIL_BYTES):  # type: ignore[attr-defined]
-            self._tail = (self._tail + part)[-_TAIL_BYTES:]
-        pipe.close()
-
-    def ask(self, frame: Frame | None) -> Frame:
-        """The answer to a message; None waits for what the child says by itself.
-
-        Raises:
-            EOFError: It died.
-            ValueError: It answered nonsense.
-        """
-        if frame is not None:
-            # A torn pipe shows up when reading: perhaps it still said why.
-            with contextlib.suppress(OSError):
-                write_frame(self._requests, frame)
-        return read_frame(self._answers)
-
-    def end(self, *, kill: bool) -> tuple[int, str]:
-        """End it: its exit code and the last lines it wrote to standard error."""
-        if kill:
-            self._process.kill()
-        with contextlib.suppress(OSError):
-            self._requests.close()
-        try:
-            code = self._process.wait(_CLOSING_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        self._listener.join(_CLOSING_SECONDS)
-        self._answers.close()
-        return code, self._tail.decode("utf-8", "replace").strip()
-
-    def died(self) -> tuple[int, str]:
-        """How it ended, given that its pipe is closed: it may still be on its way out."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_CLOSING_SECONDS)
-        return self.end(kill=True)
-
-
-class WorkerStep:
+class WorkerStep(Closing):
     """A plan of an artifact, run by another process; see :class:`ravan_edge.plans.step.Step`.
 
     The process is started here, so that what is missing shows up at once. If it dies, the step that
@@ -135,6 +52,8 @@ class WorkerStep:
         python: The interpreter that has the runtime.
         module: Calls :func:`ravan_edge.plans.worker_serve.serve` when run with ``-m``.
         hint: The command that makes or mends the interpreter's environment.
+        answer_seconds: A process that takes longer for one answer (a step, or opening the artifact) is
+            killed, as if it had died; ``math.inf``: never.
 
     Raises:
         MissingExtraError: The process does not come up: something is not installed there.
@@ -151,6 +70,7 @@ class WorkerStep:
         python: str,
         module: str,
         hint: str | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         if plan not in artifact.manifest.plans:
             raise ArtifactError(
@@ -164,8 +84,9 @@ class WorkerStep:
         self._python = python
         self._module = module
         self._hint = hint
+        self._answer_seconds = answer_seconds
         self._running: dict[str, HeadIndices] = {}
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._runtime = ""
         self._start()
 
@@ -181,9 +102,11 @@ class WorkerStep:
 
     # -- the process ----------------------------------------------------------------------------
 
-    def _start(self) -> _Child:
+    def _start(self) -> Child:
         try:
-            self._child = _Child(self._python, self._module, self._settings.threads)
+            self._child = Child(
+                self._python, self._module, self._settings.threads, self._answer_seconds
+            )
         except OSError as error:
             raise MissingExtraError(
                 f"the runtime of plan {self._plan!r} cannot be started: {error.strerror}",
@@ -205,7 +128,7 @@ class WorkerStep:
             self._exchange(Frame("use_heads", arrays=self._running), "done")
         return self._child
 
-    def _greet(self, child: _Child) -> None:
+    def _greet(self, child: Child) -> None:
         """Check that the process is there and speaks as this one does."""
         message = None
         try:
@@ -218,6 +141,8 @@ class WorkerStep:
                 or ("" not in (*theirs, *ours) and theirs != ours)
             ):
                 message = f"has ravan-edge {theirs[1]} (messages {theirs[0]}), here is {ours[1]} ({ours[0]})"
+        except TimeoutError as error:
+            raise self._too_slow() from error
         except (EOFError, OSError):
             message = "ended before it could say anything"
         except ValueError as error:
@@ -245,7 +170,7 @@ class WorkerStep:
         """The answer of the kind expected.
 
         Raises:
-            WorkerError: The process died, or answered something else.
+            WorkerError: The process died, took too long, or answered something else.
             RavanError: What it raised.
         """
         child = self._child
@@ -253,6 +178,8 @@ class WorkerStep:
             child = self._start()
         try:
             answer = child.ask(frame)
+        except TimeoutError as error:
+            raise self._too_slow() from error
         except (EOFError, OSError):
             self._died(child)
         except ValueError as error:
@@ -268,7 +195,7 @@ class WorkerStep:
             raise self._error(f"answers {answer.op!r} to {frame.op!r}")
         return answer
 
-    def _died(self, child: _Child) -> NoReturn:
+    def _died(self, child: Child) -> NoReturn:
         code, tail = child.died()
         self._child = None
         how = f"ended by itself with code {code}"
@@ -278,8 +205,13 @@ class WorkerStep:
             how += ": by somebody, or because memory ran out"
         raise self._error(how + (f"; its last words: {tail[-500:]!r}" if tail else ""))
 
-    def _error(self, what: str) -> WorkerError:
-        return WorkerError(f"the runtime's process of plan {self._plan!r} {what}", hint=_AGAIN)
+    def _too_slow(self) -> WorkerError:
+        self._drop()
+        seconds = self._answer_seconds
+        return self._error(f"gave no answer for {seconds:g} s and was ended", hint=_SLOW)
+
+    def _error(self, what: str, hint: str = _AGAIN) -> WorkerError:
+        return WorkerError(f"the runtime's process of plan {self._plan!r} {what}", hint=hint)
 
     def _raised(self, fields: Mapping[str, Any]) -> RavanError:
         kind = _KINDS.get(str(fields.get("kind")))
@@ -366,17 +298,6 @@ class WorkerStep:
         child, self._child = self._child, None
         if child is not None:
             child.end(kill=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _signal_name(number: int) -> str:

@@ -16,11 +16,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 from ravan_edge.errors import MemoryLimitError, RavanError, StorageError
 from ravan_edge.merge import ExactSum
+from ravan_edge.plans.step import Closing
 from ravan_edge.simulate.channel import receive, send
 from ravan_edge.simulate.messages import (
     BatchScores,
@@ -102,7 +102,7 @@ class _Process:
         self._pipe.close()
 
 
-class WorkerPool:
+class WorkerPool(Closing):
     """Worker processes of one run. Use it in a ``with`` statement.
 
     The processes start at once and load their libraries while the caller still reads its data.
@@ -251,17 +251,6 @@ class WorkerPool:
         for process in self._processes:
             process.stop()
         self._processes.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _unexpected(error: BaseException) -> RavanError:

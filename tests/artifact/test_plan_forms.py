@@ -1,4 +1,4 @@
-"""What a manifest must say of a plan whose sizes are fixed, before a runtime is asked."""
+"""What a manifest must say of a plan, before a runtime is asked: fixed sizes, fixed paths."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from ravan_edge.artifact.manifest import Manifest, parse_manifest
 from ravan_edge.errors import ArtifactError
 from tests.tiny_artifact import make_tiny_artifact
 
+NATIVE = {
+    "step": "plans/ort-training/training_model.onnx",
+    "eval": "plans/ort-training/eval_model.onnx",
+}
+NATIVE_BLOBS = ["plans/ort-training/checkpoint", "plans/ort-training/optimizer_model.onnx"]
 PROGRAM, DATA = "plans/executorch/step.pte", "plans/executorch/base.ptd"
 
 
@@ -20,6 +25,10 @@ PROGRAM, DATA = "plans/executorch/step.pte", "plans/executorch/base.ptd"
 def document(tmp_path: Path) -> dict[str, Any]:
     """A manifest with plan ``executorch``, made from plan ``whole``."""
     manifest = make_tiny_artifact(tmp_path / "tiny").manifest
+    return with_plan(manifest, "executorch")
+
+
+def with_plan(manifest: Manifest, name: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(manifest.to_bytes())
     heads = {layer.name: layer.heads for layer in manifest.layers}
     bases = {basis.name for basis in manifest.bases}
@@ -30,14 +39,17 @@ def document(tmp_path: Path) -> dict[str, Any]:
         if layer in heads:
             item["shape"][0] = heads[layer]
     dims = {dim for item in plan["inputs"] for dim in item["shape"] if isinstance(dim, str)}
-    plan |= {
-        "graphs": {"step": PROGRAM, "eval": PROGRAM},
-        "blobs": [DATA],
-        "opset": None,
-        "limits": dict.fromkeys(dims, 8),
-    }
-    document["plans"]["executorch"] = plan
-    for path in (PROGRAM, DATA):
+    if name == "executorch":
+        plan |= {
+            "graphs": {"step": PROGRAM, "eval": PROGRAM},
+            "blobs": [DATA],
+            "opset": None,
+            "limits": dict.fromkeys(dims, 8),
+        }
+    else:
+        plan |= {"graphs": dict(NATIVE), "blobs": ["base.safetensors", *NATIVE_BLOBS]}
+    document["plans"][name] = plan
+    for path in {*plan["graphs"].values(), *plan["blobs"]} - set(document["files"]):
         document["files"][path] = {"sha256": "0" * 64, "size": 1}
     return document
 
@@ -108,3 +120,42 @@ def test_a_plan_of_any_size_has_no_limits(document: dict[str, Any]) -> None:
     document["plans"]["whole"]["limits"] = {"batch": 8, "length": 8}
     with pytest.raises(ArtifactError, match="plan 'whole': limits of"):
         parsed(document)
+
+
+# -- ort-training: its runtime looks for files by their names -------------------------------------
+
+
+@pytest.fixture
+def native(tmp_path: Path) -> dict[str, Any]:
+    """A manifest with plan ``ort-training``, made from plan ``whole``."""
+    return with_plan(make_tiny_artifact(tmp_path / "tiny").manifest, "ort-training")
+
+
+def test_files_at_their_paths(native: dict[str, Any]) -> None:
+    assert parsed(native).plans["ort-training"].graphs == NATIVE
+
+
+@pytest.mark.parametrize("role", sorted(NATIVE))
+@pytest.mark.parametrize("place", ["step.onnx", "plans/ort-training/other.onnx"])
+def test_a_graph_at_another_path_is_refused(native: dict[str, Any], role: str, place: str) -> None:
+    """The file that is listed would be checked, and another one loaded."""
+    native["plans"]["ort-training"]["graphs"][role] = place
+    native["files"].setdefault(place, {"sha256": "0" * 64, "size": 1})
+    with pytest.raises(
+        ArtifactError, match=f"graph '{role}' is '{place}', expected '{NATIVE[role]}'"
+    ):
+        parsed(native)
+
+
+def test_graphs_that_are_exchanged_are_refused(native: dict[str, Any]) -> None:
+    graphs = native["plans"]["ort-training"]["graphs"]
+    graphs["step"], graphs["eval"] = graphs["eval"], graphs["step"]
+    with pytest.raises(ArtifactError, match="expected 'plans/ort-training/"):
+        parsed(native)
+
+
+@pytest.mark.parametrize("blob", NATIVE_BLOBS)
+def test_a_file_that_the_runtime_opens_must_be_listed(native: dict[str, Any], blob: str) -> None:
+    native["plans"]["ort-training"]["blobs"].remove(blob)
+    with pytest.raises(ArtifactError, match=f"plan 'ort-training': blob '{blob}' is not listed"):
+        parsed(native)

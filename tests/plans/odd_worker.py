@@ -1,7 +1,8 @@
 """The child of tests/plans/test_worker_step.py: plan ``whole`` with bad habits.
 
-``ODD_WORKER`` says which: ``silent`` ends at once, ``stranger`` is of another version, ``babble``
-answers what is no message. A batch with a ``trick`` makes the step do worse.
+``ODD_WORKER`` says which: ``silent`` ends at once, ``mute`` never says anything, ``stuck`` opens no
+artifact, ``stranger`` is of another version, ``babble`` answers what is no message. A batch with a
+``trick`` makes the step do worse.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,7 +26,19 @@ from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.whole import WholeStep
 from ravan_edge.plans.worker_serve import serve
 
-TRICKS = ("kill", "segfault", "exit", "numerics", "bug", "memory", "chatter", "few", "flat", "wide")
+TRICKS = (
+    "kill",
+    "segfault",
+    "exit",
+    "numerics",
+    "bug",
+    "memory",
+    "chatter",
+    "few",
+    "flat",
+    "wide",
+    "hang",
+)
 
 
 class OddStep(WholeStep):
@@ -72,6 +86,8 @@ def _play(trick: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if trick == "exit":
         os._exit(3)
+    if trick == "hang":
+        time.sleep(60)
     if trick == "numerics":
         raise NumericsError("went bad", where="round 3", hint="lower it")
     if trick == "bug":
@@ -84,6 +100,8 @@ def _play(trick: str) -> None:
 
 
 def _open(artifact: Artifact, settings: RuntimeSettings) -> OddStep:
+    if os.environ.get("ODD_WORKER") == "stuck":
+        time.sleep(60)
     if os.environ.get("ODD_WORKER") == "refuses":
         raise DataError("not this one", where="here")
     return OddStep(artifact, settings)
@@ -91,6 +109,8 @@ def _open(artifact: Artifact, settings: RuntimeSettings) -> OddStep:
 
 def main() -> None:
     habit = os.environ.get("ODD_WORKER", "")
+    if habit == "mute":
+        time.sleep(60)
     if habit == "silent":
         raise SystemExit("no module named anything")
     if habit == "stranger":

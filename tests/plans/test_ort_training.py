@@ -23,8 +23,9 @@ from ravan_edge.errors import ArtifactError, MissingExtraError, ModelError, Nume
 from ravan_edge.methods import method_for
 from ravan_edge.plans import RuntimeSettings, open_step
 from ravan_edge.plans import ort_training as plan_file
+from ravan_edge.plans.child import child_environment
 from ravan_edge.plans.ort_training import ENVIRONMENT_VARIABLE, find_python
-from ravan_edge.plans.worker_step import WorkerStep, child_environment
+from ravan_edge.plans.worker_step import WorkerStep
 from ravan_export.adaptation import adapt
 from ravan_export.export import export_artifact
 from ravan_export.plans import ort_training as exporter
@@ -193,6 +194,19 @@ def test_a_model_that_the_runtime_cannot_differentiate(
         export_artifact(model, CASE.task, CASE.labels, tmp_path / "a", plans=PLANS, **OPTIONS)
     assert "leave ort-training out of --plans" in str(caught.value)
     assert not (tmp_path / "a").exists()
+
+
+def test_tools_that_do_not_come_back_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "sleeps.py"
+    script.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(exporter, "_SCRIPT", script)
+    monkeypatch.setattr(exporter, "_SECONDS", 0.3)
+    monkeypatch.setattr(exporter, "find_python", lambda: Path(sys.executable))
+    with pytest.raises(ModelError, match=r"took more than 0\.3 s") as caught:
+        exporter._generate(onnx.ModelProto(), tmp_path, [])
+    assert "leave plan ort-training out" in str(caught.value)
 
 
 def _without(artifact: Artifact, tmp_path: Path, name: str, content: bytes) -> Artifact:

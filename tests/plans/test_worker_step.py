@@ -128,6 +128,45 @@ def test_a_process_that_dies_between_steps(artifact: Artifact, step: WorkerStep)
     assert step.train(batch(), given).count > 0
 
 
+def test_a_process_that_hangs_in_mid_step_is_ended(artifact: Artifact) -> None:
+    with worker(artifact, answer_seconds=5.0) as step:  # its start is measured too
+        given = inputs(artifact, step)
+        before = step.train(batch(), given)
+        first = step.process_id
+        assert first is not None
+        began = time.monotonic()
+        with pytest.raises(WorkerError, match="gave no answer for 5 s and was ended") as caught:
+            step.train(batch("hang"), given)
+        assert 5 <= time.monotonic() - began < 30
+        assert caught.value.exit_code == 9
+        assert "starts a new process" in str(caught.value)
+        assert not _runs(first)
+        assert step.process_id is None
+        assert step.train(batch(), given).loss_sum == before.loss_sum
+
+
+@pytest.mark.parametrize("habit", ["mute", "stuck"])
+def test_a_process_that_hangs_before_its_first_step(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, habit: str
+) -> None:
+    monkeypatch.setenv("ODD_WORKER", habit)
+    with pytest.raises(WorkerError, match="gave no answer for 2 s"):
+        worker(artifact, answer_seconds=2.0)
+
+
+@pytest.mark.slow
+def test_many_short_answers_are_no_long_one(artifact: Artifact) -> None:
+    with worker(artifact, answer_seconds=5.0) as step:
+        given = inputs(artifact, step)
+        first = step.process_id
+        began = time.monotonic()
+        while time.monotonic() - began < 6:
+            step.train(batch(), given)
+        time.sleep(6)  # nothing is asked
+        step.train(batch(), given)
+        assert step.process_id == first
+
+
 @pytest.mark.parametrize(
     ("trick", "kind", "said"),
     [

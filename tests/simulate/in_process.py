@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from ravan_edge.merge import ExactSum
+from ravan_edge.plans.step import Closing
 from ravan_edge.simulate.messages import (
     BatchScores,
     DeviceOutcome,
@@ -22,7 +23,7 @@ from ravan_edge.simulate.worker import Worker
 __all__ = ["InProcessPool", "NoSampler"]
 
 
-class InProcessPool:
+class InProcessPool(Closing):
     """Stands in for :class:`ravan_edge.simulate.workers.WorkerPool`."""
 
     def __init__(self, workers: int, threads: int) -> None:
@@ -58,17 +59,6 @@ class InProcessPool:
 
     def close(self) -> None:
         self._worker = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class NoSampler:

@@ -7,8 +7,6 @@ logits = y weight^T + bias                  loss_sum = sum of cross entropies
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from ravan_edge.artifact.manifest import Layer, Role, TensorEntry
 from ravan_edge.data import TokenisedDataset
 from ravan_edge.errors import NumericsError
 from ravan_edge.methods import HeadIndices, ParameterLayout, Plain, Ravan, Vector, ravan_table
-from ravan_edge.plans.step import Evaluation, StepResult
+from ravan_edge.plans.step import Closing, Evaluation, StepResult
 
 VOCABULARY, INPUTS, OUTPUTS, LABELS = 40, 8, 6, 3
 LAYER = "encoder.query"
@@ -66,7 +64,7 @@ def dataset(rows: int = 60, seed: int = 0) -> TokenisedDataset:
     )
 
 
-class LinearStep:
+class LinearStep(Closing):
     """The model above; ``poison_after`` steps its gradients turn NaN."""
 
     def __init__(self, heads: int = 4, rank: int = 2, poison_after: int | None = None) -> None:
@@ -142,14 +140,3 @@ class LinearStep:
 
     def close(self) -> None:
         """Nothing to close."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -66,9 +66,9 @@ def _limits(context: PlanContext) -> dict[str, int]:
     }
 
 
-def _graph(context: PlanContext, role: str, limits: Mapping[str, int]) -> Graph:
-    heads = {f"{layer.name}.heads": layer.heads for layer in context.adaptation.layers}
-    tokens = limits["batch"] * limits["length"] if "length" in limits else context.options.tokens
+def _graph(context: PlanContext, role: str, sizes: Mapping[str, int]) -> Graph:
+    """One role's graph, all of its dimensions fixed."""
+    tokens = sizes["batch"] * sizes["length"] if "length" in sizes else context.options.tokens
     return build_graph(
         context.program,
         context.adaptation,
@@ -76,7 +76,7 @@ def _graph(context: PlanContext, role: str, limits: Mapping[str, int]) -> Graph:
         context.parts,
         tokens,
         step=role == "step",
-        sizes={**limits, **heads},
+        sizes=sizes,
     )
 
 
@@ -115,7 +115,7 @@ def write_executorch(context: PlanContext) -> Plan:
     limits = _limits(context)
     heads = {f"{layer.name}.heads": layer.heads for layer in context.adaptation.layers}
     constants: dict[str, Any] = {**context.frozen, **context.adaptation.base_tensors}
-    graphs = {role: _graph(context, role, limits) for role in _ROLES}
+    graphs = {role: _graph(context, role, {**limits, **heads}) for role in _ROLES}
     inputs = tuple(
         _fixed(graph_tensor(value.name, value), heads)
         for value in graphs["step"].builder.inputs

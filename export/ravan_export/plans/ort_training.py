@@ -23,8 +23,8 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from ravan_edge.artifact.manifest import GraphTensor, Plan
 from ravan_edge.artifact.tensor_file import BASE_BOUNDS, read_header
 from ravan_edge.errors import ModelError
+from ravan_edge.plans.child import child_environment
 from ravan_edge.plans.ort_training import BUILD_HINT, find_python
-from ravan_edge.plans.worker_step import child_environment
 from ravan_export.adapters import LoraAdapter, MergedRavanAdapter, RavanAdapter, merging_pays
 from ravan_export.graph import Builder, Tape, Value
 from ravan_export.graph.finish import BASE_FILE, IR_VERSION, OPSET, Span, finish
