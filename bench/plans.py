@@ -123,7 +123,6 @@ MODELS: Mapping[str, Model] = {
             max_position_embeddings=2048,
             tie_word_embeddings=True,
         ),
-        plans=("ort-training",),  # ExecuTorch 1.5.1 refuses to lower it (docs/plans.md)
     ),
 }
 

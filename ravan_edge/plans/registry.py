@@ -38,7 +38,6 @@ PLANS: Mapping[str, PlanKind] = {
         "ExecuTorch, XNNPACK",
         (
             "any size: rows and tokens are fixed at export; smaller batches are padded, longer texts cut",
-            "every decoder: ExecuTorch may refuse to lower a large one when it is exported",
             "fewer heads: all run, those left out with zeros, so a smaller budget saves no time",
             "sharing the base: every process packs its own copy, and the data file is a second one",
         ),

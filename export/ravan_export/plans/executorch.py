@@ -24,8 +24,10 @@ from ravan_export.graph.finish import finish
 from ravan_export.plans.context import PlanContext
 from ravan_export.plans.torch_module import GraphModule
 from ravan_export.plans.whole import Graph, build_graph, graph_tensor
+from ravan_export.plans.xnnpack_pieces import piece_partitioner
 
 if TYPE_CHECKING:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import ExecutorchProgramManager
     from torch.export import ExportedProgram
 
@@ -36,6 +38,8 @@ BASE = "plans/executorch/base.ptd"
 _ROLES = ("step", "eval")
 _TAG = "base"
 """What ExecuTorch calls the file of frozen numbers, without its ending."""
+_CIRCLE = "dependency cycles"
+"""What ExecuTorch says when its own pieces need each other's results."""
 _DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 
@@ -150,17 +154,14 @@ def _lowered(
 ) -> ExecutorchProgramManager:
     """The program. XNNPACK is given all that it takes, in pieces as large as possible."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig
-    from executorch.exir import to_edge_transform_and_lower as lower
 
-    programs = {role: _exported(module, examples) for role, module in modules.items()}
     try:
-        edge = lower(
-            programs,
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
-        )
-        return edge.to_executorch(ExecutorchBackendConfig(external_constants=lambda _: _TAG))
+        try:
+            return _lowered_by(XnnpackPartitioner(), modules, examples)
+        except AssertionError as error:
+            if _CIRCLE not in str(error):
+                raise
+        return _lowered_by(piece_partitioner(), modules, examples)
     except Exception as error:  # ExecuTorch raises many kinds; each means the same to the user
         first = str(error).strip().splitlines()
         raise ModelError(
@@ -168,6 +169,23 @@ def _lowered(
             where="--plans",
             hint="leave plan executorch out: the other plans are not concerned",
         ) from error
+
+
+def _lowered_by(
+    partitioner: XnnpackPartitioner,
+    modules: Mapping[str, GraphModule],
+    examples: Mapping[str, torch.Tensor],
+) -> ExecutorchProgramManager:
+    """The program with the pieces of one partitioner. Traced anew: lowering writes into what it is given."""
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig
+    from executorch.exir import to_edge_transform_and_lower as lower
+
+    edge = lower(
+        {role: _exported(module, examples) for role, module in modules.items()},
+        partitioner=[partitioner],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
+    return edge.to_executorch(ExecutorchBackendConfig(external_constants=lambda _: _TAG))
 
 
 def _write(program: ExecutorchProgramManager, path: Path) -> tuple[tuple[str, ...], int]:
