@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from ravan_edge.artifact.manifest import Role, TensorEntry
 from ravan_edge.errors import ArtifactError
 
-__all__ = ["ParameterLayout", "Segment", "Vector"]
+__all__ = ["ParameterLayout", "Piece", "Segment", "Vector"]
 
 Vector = NDArray[np.float32]
+
+Piece = tuple[int, Vector]
+"""Numbers of a vector that lie one behind the other: the place of the first, and float32 [any]."""
 
 
 @dataclass(frozen=True, slots=True)
