@@ -150,15 +150,24 @@ def tensors_from_bytes(
     bounds: TensorBounds,
     expected: Expected | None = None,
     *,
+    header: TensorHeader | None = None,
     where: str = "tensors",
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a file held in memory: views into ``content``, read-only if that is.
+
+    Args:
+        content: The whole file.
+        bounds: ``HEADS_BOUNDS`` or ``BASE_BOUNDS``.
+        expected: Names, dtypes and shapes that must be there, none missing and none more.
+        header: Of the same content and bounds, where :func:`read_header` was called already: to
+            check hundreds of tensors takes longer than to add up their numbers.
+        where: How errors call the content.
 
     Raises:
         TensorFileError: A rule of section 5 is broken.
     """
     view = memoryview(content)
-    header = _header_of_buffer(view, bounds, where)
+    header = header or _header_of_buffer(view, bounds, where)
     if expected is not None:
         check_expected(header, expected, where)
     return _views(view, header, bounds, where)

@@ -2,10 +2,20 @@
 
 from ravan_edge.protocol.update_file import (
     Update,
-    UpdateInfo,
+    UpdateReader,
+    UpdateView,
     decode_update,
     encode_update,
     read_update,
 )
+from ravan_edge.protocol.update_info import UpdateInfo
 
-__all__ = ["Update", "UpdateInfo", "decode_update", "encode_update", "read_update"]
+__all__ = [
+    "Update",
+    "UpdateInfo",
+    "UpdateReader",
+    "UpdateView",
+    "decode_update",
+    "encode_update",
+    "read_update",
+]

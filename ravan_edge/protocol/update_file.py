@@ -6,9 +6,9 @@ before a byte is read, and every name, shape, index and number is checked before
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +27,21 @@ from ravan_edge.artifact import (
 )
 from ravan_edge.errors import ArtifactError, ArtifactNotFoundError
 from ravan_edge.files import storage_errors
-from ravan_edge.methods import HeadIndices, Method, Training, Vector
+from ravan_edge.methods import HeadIndices, Method, Piece, Training, Vector
+from ravan_edge.protocol.update_info import UpdateInfo, complaint_about
 
-__all__ = ["Update", "UpdateInfo", "decode_update", "encode_update", "read_update"]
+__all__ = [
+    "Update",
+    "UpdateReader",
+    "UpdateView",
+    "decode_update",
+    "encode_update",
+    "read_update",
+]
 
-_FIXED = {"format": "ravan-update", "schema": "1", "encoding": "plain", "codec": "fp32"}
-_TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 _DIFFERENCE = ".D"
 _HEADS = ".heads"
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateInfo:
-    """What an update says about itself.
-
-    Attributes:
-        task: Id of the assignment, the key of exactly-once: 1 .. 64 of ``[A-Za-z0-9_-]``.
-        version: The version of the heads it started from.
-        artifact: The artifact digest.
-        examples: Rows the device saw.
-        steps: Steps it took.
-    """
-
-    task: str
-    version: int
-    artifact: str
-    examples: int
-    steps: int
-
-    def metadata(self) -> dict[str, str]:
-        """As written into the file."""
-        return {
-            **_FIXED,
-            "task": self.task,
-            "version": str(self.version),
-            "artifact": self.artifact,
-            "examples": str(self.examples),
-            "steps": str(self.steps),
-        }
+_ANY_NUMBERS = replace(HEADS_BOUNDS, finite=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +62,24 @@ class Update:
     mask: NDArray[np.bool_] | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class UpdateView:
+    """A checked update whose numbers still lie where it was read: no longer than that lives.
+
+    Attributes:
+        info: What it says about itself.
+        trained: As in :class:`Update`, a copy.
+        pieces: Its numbers and their places in the parameter vector; 0 where there is none.
+        places: What it trained, as ranges of the parameter vector, ascending: the same as the mask
+            of :class:`Update`.
+    """
+
+    info: UpdateInfo
+    trained: Mapping[str, HeadIndices]
+    pieces: Sequence[Piece]
+    places: Sequence[slice]
+
+
 def encode_update(
     info: UpdateInfo, method: Method, difference: Vector, training: Training
 ) -> bytes:
@@ -102,7 +95,7 @@ def encode_update(
         ValueError: The metadata break the format.
     """
     metadata = info.metadata()
-    complaint = _complaint(metadata)
+    complaint = complaint_about(metadata)
     if complaint is not None:
         raise ValueError(complaint)
     tensors: dict[str, NDArray[Any]] = {}
@@ -118,44 +111,119 @@ def encode_update(
     return tensors_to_bytes(tensors, metadata)
 
 
-def decode_update(
-    content: bytes, manifest: Manifest, method: Method, artifact: str, *, where: str = "update"
-) -> Update:
-    """Check the bytes of an update and read them.
+@dataclass(frozen=True, eq=False)
+class UpdateReader:
+    """Checks and reads the updates that were made for one artifact.
 
     Args:
-        content: The whole file.
         manifest: Of the artifact the server has.
         method: Its method.
         artifact: Its digest.
-        where: How errors call the update.
+    """
+
+    manifest: Manifest
+    method: Method
+    artifact: str
+
+    @cached_property
+    def largest_bytes(self) -> int:
+        """No update of the artifact is larger."""
+        return update_bytes(self.manifest)
+
+    def view(
+        self, content: bytes | memoryview, *, finite: bool = True, where: str = "update"
+    ) -> UpdateView:
+        """Check the bytes of an update; its numbers stay where they are.
+
+        Args:
+            content: The whole file.
+            finite: False: a NaN or an infinity is let through, for somebody who refuses it later.
+            where: How errors call the update.
+
+        Raises:
+            ArtifactError: Too large, of another artifact, metadata or heads that break section 8.
+            TensorFileError: The tensor file breaks section 5, or its tensors are not those of the
+                table.
+        """
+        self._check_size(memoryview(content).nbytes, where)
+        header = read_header(content, HEADS_BOUNDS, where=where)
+        info = _info(header.metadata, self.artifact, where)
+        tensors = tensors_from_bytes(
+            content,
+            HEADS_BOUNDS if finite else _ANY_NUMBERS,
+            _expected(header, self.method, where),
+            header=header,
+            where=where,
+        )
+        trained: dict[str, HeadIndices] = {}
+        for layer, count in _layers(self.method).items():
+            heads = tensors.get(f"{layer}{_HEADS}")
+            if heads is None:
+                heads = np.empty(0, np.int32)  # a layer that is left out trained nothing
+            else:
+                _check_heads(heads, count, f"{where}: {layer}{_HEADS}")
+            trained[layer] = heads.copy()
+        pieces, places = _where_it_lies(self.method, tensors, trained)
+        return UpdateView(info, trained, pieces, places)
+
+    def decode(self, content: bytes | memoryview, *, where: str = "update") -> Update:
+        """Check the bytes of an update and copy what they hold; see :meth:`view`.
+
+        Raises:
+            ArtifactError: As there.
+            TensorFileError: As there.
+        """
+        view = self.view(content, where=where)
+        difference = np.zeros(self.method.layout.size, np.float32)
+        for start, values in view.pieces:
+            difference[start : start + values.size] = values
+        # Which numbers these heads are does not depend on their values: zeros do.
+        mask = self.method.training(np.zeros_like(difference), view.trained).mask
+        return Update(view.info, difference, view.trained, mask)
+
+    def contents(self, paths: Iterable[Path]) -> Iterator[tuple[str, memoryview]]:
+        """Name and bytes of update files, one after another; sizes are checked before they are opened.
+
+        All are read into the same buffer: what was handed out is overwritten when the next one is
+        asked for.
+
+        Raises:
+            ArtifactError: A file is too large.
+            ArtifactNotFoundError: There is no such file.
+            StorageError: It cannot be read.
+        """
+        buffer = memoryview(bytearray(self.largest_bytes + 1))  # it may have grown since
+        for path in paths:
+            if not path.is_file():
+                raise ArtifactNotFoundError(
+                    "there is no such file", where=str(path), hint="check the path"
+                )
+            with storage_errors(path, "read the file"):
+                self._check_size(path.stat().st_size, str(path))
+                with path.open("rb") as file:
+                    size = file.readinto(buffer)
+            yield str(path), buffer[:size].toreadonly()
+
+    def _check_size(self, size: int, where: str) -> None:
+        if size > self.largest_bytes:
+            raise _refused(f"{size} bytes, an update has at most {self.largest_bytes}", where)
+
+
+def decode_update(
+    content: bytes | memoryview,
+    manifest: Manifest,
+    method: Method,
+    artifact: str,
+    *,
+    where: str = "update",
+) -> Update:
+    """Check the bytes of one update and read them; see :class:`UpdateReader`, which reads many.
 
     Raises:
         ArtifactError: Too large, of another artifact, metadata or heads that break section 8.
         TensorFileError: The tensor file breaks section 5, or its tensors are not those of the table.
     """
-    _check_size(len(content), manifest, where)
-    header = read_header(content, HEADS_BOUNDS, where=where)
-    info = _info(header.metadata, artifact, where)
-    # A layer that is left out trained nothing.
-    trained = dict.fromkeys(_layers(method), np.empty(0, np.int32))
-    tensors = tensors_from_bytes(
-        content, HEADS_BOUNDS, _expected(header, method, where), where=where
-    )
-    difference = np.zeros(method.layout.size, np.float32)
-    for segment in method.layout.segments:
-        values = difference[segment.place].reshape(segment.shape)
-        if segment.role is Role.CORE and segment.layer is not None:
-            heads = tensors.get(f"{segment.layer}{_HEADS}")
-            if heads is not None:
-                _check_heads(heads, segment.shape[0], f"{where}: {segment.layer}{_HEADS}")
-                trained[segment.layer] = heads.copy()
-                values[heads] = tensors[f"{segment.layer}{_DIFFERENCE}"]
-        elif segment.role is not Role.SCALE:
-            values[...] = tensors[segment.name]
-    # Which numbers these heads are does not depend on their values: zeros do.
-    mask = method.training(np.zeros_like(difference), trained).mask
-    return Update(info, difference, trained, mask)
+    return UpdateReader(manifest, method, artifact).decode(content, where=where)
 
 
 def read_update(path: Path, manifest: Manifest, method: Method, artifact: str) -> Update:
@@ -166,23 +234,13 @@ def read_update(path: Path, manifest: Manifest, method: Method, artifact: str) -
         ArtifactNotFoundError: There is no such file.
         StorageError: It cannot be read.
     """
-    if not path.is_file():
-        raise ArtifactNotFoundError("there is no such file", where=str(path), hint="check the path")
-    with storage_errors(path, "read the file"):
-        _check_size(path.stat().st_size, manifest, str(path))
-        with path.open("rb") as file:
-            content = file.read(update_bytes(manifest) + 1)  # it may have grown since
-    return decode_update(content, manifest, method, artifact, where=str(path))
-
-
-def _check_size(size: int, manifest: Manifest, where: str) -> None:
-    largest = update_bytes(manifest)
-    if size > largest:
-        raise _refused(f"{size} bytes, an update has at most {largest}", where)
+    reader = UpdateReader(manifest, method, artifact)
+    ((where, content),) = reader.contents([path])
+    return reader.decode(content, where=where)
 
 
 def _info(metadata: Mapping[str, str], artifact: str, where: str) -> UpdateInfo:
-    complaint = _complaint(metadata)
+    complaint = complaint_about(metadata)
     if complaint is not None:
         raise _refused(complaint, where)
     if metadata["artifact"] != artifact:
@@ -196,32 +254,60 @@ def _info(metadata: Mapping[str, str], artifact: str, where: str) -> UpdateInfo:
     )
 
 
-def _complaint(metadata: Mapping[str, str]) -> str | None:
-    """What is wrong with the metadata of an update; None: nothing."""
-    patterns = {
-        "task": _TASK,
-        "artifact": _DIGEST,
-        "version": _DECIMAL,
-        "examples": _DECIMAL,
-        "steps": _DECIMAL,
-    }
-    for key, value in _FIXED.items():
-        if metadata.get(key) != value:
-            return f"metadata {key!r} is {str(metadata.get(key))[:64]!r}, expected {value!r}"
-    for key, pattern in patterns.items():
-        if not pattern.fullmatch(metadata.get(key, "")):
-            found = str(metadata.get(key))[:64]
-            return f"metadata {key!r} is {found!r}, expected {pattern.pattern}"
-    more = sorted(metadata.keys() - _FIXED.keys() - patterns.keys())
-    return f"metadata {more[0][:64]!r} is not known" if more else None
-
-
-def _layers(method: Method) -> list[str]:
-    return [
-        segment.layer
+def _layers(method: Method) -> dict[str, int]:
+    """Layers that have heads, and how many."""
+    return {
+        segment.layer: segment.shape[0]
         for segment in method.layout.segments
         if segment.role is Role.CORE and segment.layer is not None
-    ]
+    }
+
+
+def _where_it_lies(
+    method: Method, tensors: Mapping[str, NDArray[Any]], trained: Mapping[str, HeadIndices]
+) -> tuple[list[Piece], list[slice]]:
+    """The numbers of an update, and all that it trained; both in the order of the vector."""
+    pieces: list[Piece] = []
+    places: list[slice] = []
+    runs = {layer: _runs(heads.tolist()) for layer, heads in trained.items()}
+    for segment in method.layout.segments:
+        size = segment.stop - segment.start
+        if segment.role not in {Role.CORE, Role.SCALE}:
+            pieces.append((segment.start, tensors[segment.name].reshape(-1)))
+            _append(places, segment.start, size)
+        elif segment.layer is not None:
+            one = size // segment.shape[0]
+            numbers = tensors.get(f"{segment.layer}{_DIFFERENCE}")
+            for first, head, count in runs[segment.layer]:
+                start = segment.start + head * one
+                if segment.role is Role.CORE and numbers is not None:
+                    pieces.append((start, numbers[first : first + count].reshape(-1)))
+                _append(places, start, count * one)
+    return pieces, places
+
+
+def _runs(heads: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Heads that follow on each other: index of the first in the list, its number, how many.
+
+    >>> _runs([0, 1, 3, 6, 7, 8])
+    [(0, 0, 2), (2, 3, 1), (3, 6, 3)]
+    """
+    runs: list[tuple[int, int, int]] = []
+    for index, head in enumerate(heads):
+        if runs and head == runs[-1][1] + runs[-1][2]:
+            first, begin, count = runs[-1]
+            runs[-1] = (first, begin, count + 1)
+        else:
+            runs.append((index, head, 1))
+    return runs
+
+
+def _append(places: list[slice], start: int, size: int) -> None:
+    """Add a range behind all others; one that begins where the last one ends makes it longer."""
+    if places and places[-1].stop == start:
+        places[-1] = slice(places[-1].start, start + size)
+    else:
+        places.append(slice(start, start + size))
 
 
 def _expected(
