@@ -28,6 +28,7 @@ from ravan_edge.artifact.tensor_header import (
     header_length,
     parse_header,
     planned_header,
+    split_header,
 )
 from ravan_edge.errors import ArtifactNotFoundError, TensorFileError
 from ravan_edge.files import storage_errors, write_atomic
@@ -42,6 +43,7 @@ __all__ = [
     "check_expected",
     "map_tensors",
     "read_header",
+    "read_split_header",
     "read_tensors",
     "tensors_from_bytes",
     "tensors_to_bytes",
@@ -111,6 +113,20 @@ def read_header(
     return _header_of_buffer(memoryview(source), bounds, where or "tensors")
 
 
+def read_split_header(
+    content: bytes | memoryview, bounds: TensorBounds, *, where: str = "tensors"
+) -> tuple[dict[str, str], bytes, int] | None:
+    """Metadata, tensors as they are written, and bytes of data; see ``tensor_header.split_header``.
+
+    Raises:
+        TensorFileError: The file is cut off, or its metadata break a rule of section 5.
+    """
+    view = memoryview(content)
+    length = header_length(bytes(view[:8]), view.nbytes, bounds, where)
+    found = split_header(bytes(view[8 : 8 + length]), bounds, where)
+    return None if found is None else (*found, view.nbytes - 8 - length)
+
+
 def read_tensors(
     path: Path, bounds: TensorBounds, expected: Expected | None = None, *, where: str | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -150,24 +166,15 @@ def tensors_from_bytes(
     bounds: TensorBounds,
     expected: Expected | None = None,
     *,
-    header: TensorHeader | None = None,
     where: str = "tensors",
 ) -> dict[str, NDArray[Any]]:
     """The tensors of a file held in memory: views into ``content``, read-only if that is.
-
-    Args:
-        content: The whole file.
-        bounds: ``HEADS_BOUNDS`` or ``BASE_BOUNDS``.
-        expected: Names, dtypes and shapes that must be there, none missing and none more.
-        header: Of the same content and bounds, where :func:`read_header` was called already: to
-            check hundreds of tensors takes longer than to add up their numbers.
-        where: How errors call the content.
 
     Raises:
         TensorFileError: A rule of section 5 is broken.
     """
     view = memoryview(content)
-    header = header or _header_of_buffer(view, bounds, where)
+    header = _header_of_buffer(view, bounds, where)
     if expected is not None:
         check_expected(header, expected, where)
     return _views(view, header, bounds, where)

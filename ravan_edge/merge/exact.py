@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,20 @@ __all__ = ["DEFAULT_BOUND_EXPONENT", "ExactSum", "MergeScale"]
 
 DEFAULT_BOUND_EXPONENT = 6
 _SUM_BITS = 62
-# Numbers worked on at a time: an int64 block, its float64 scratch and the float32 numbers take 640 KiB
-# together and stay in a second-level cache, while numpy's cost per call is still small beside them.
-_BLOCK = 32_768
+# Numbers worked on at a time: few enough that they, their float64 scratch and their part of the sum
+# (1.3 MB together) stay near the processor, so many that numpy's cost per call is small beside them.
+_BLOCK = 65_536
+
+
+class _Scratch(threading.local):
+    """Room for one block, kept: memory that is new to the process costs more to touch than to use."""
+
+    def __init__(self) -> None:
+        self.wide = np.empty(_BLOCK, np.float64)
+        self.terms = np.empty(_BLOCK, np.int64)
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +151,9 @@ class ExactSum:
         100 devices. Larger numbers are multiplied, rounded and converted, which takes twice as long.)
         """
         power = self.scale.power
-        scratch = np.empty(min(_BLOCK, values.size), np.float64)
         near = largest < 2.0 ** (51 - power)
-        terms = scratch.view(np.int64) if near else np.empty(scratch.size, np.int64)
+        scratch = _SCRATCH.wide
+        terms = scratch.view(np.int64) if near else _SCRATCH.terms
         middle = np.float64(1.5 * 2.0 ** (52 - power))
         middle_bits = middle.view(np.int64)
         for begin in range(0, values.size, _BLOCK):

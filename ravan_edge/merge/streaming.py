@@ -5,9 +5,10 @@ of an update's numbers is made, and no mask: they go from where they were read i
 
 **Nothing is trusted.** An update was checked when it was accepted; what is read again, hours later
 and maybe by another process, is checked again in full: size, header, names, shapes, heads, artifact, and
-every number. All that costs less than to take a digest of the bytes, which would only say that they are
-the ones that were accepted. The one difference to :meth:`UpdateReader.decode` is that the numbers are looked
-at once: the bound of the merge also refuses a NaN and an infinity.
+every number. That takes less time than a digest of the bytes would, which would only say that they are
+the ones that were accepted. What makes it cheap is that the reader knows the tensors of a header it
+has accepted before, and that the numbers are looked at once: the bound of the merge also refuses a NaN
+and an infinity.
 
 What only the round knows stays with the caller: that an assignment counts once, and that the version
 is one that is merged now; :class:`UpdateInfo` has both.

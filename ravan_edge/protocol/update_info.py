@@ -6,7 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["UpdateInfo", "complaint_about"]
+__all__ = ["DIFFERENCE", "HEADS", "UpdateInfo", "complaint_about"]
+
+# What the names of a layer's two tensors end in.
+DIFFERENCE = ".D"
+HEADS = ".heads"
 
 _FIXED = {"format": "ravan-update", "schema": "1", "encoding": "plain", "codec": "fp32"}
 _TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")

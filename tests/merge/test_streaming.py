@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -20,7 +21,7 @@ from ravan_edge.errors import (
     RavanError,
     TensorFileError,
 )
-from ravan_edge.merge import ExactSum, MergeScale, add_update, sum_updates
+from ravan_edge.merge import ExactSum, MergeScale, add_update, exact, sum_updates
 from ravan_edge.methods import Training, method_for, ravan_table
 from ravan_edge.protocol import UpdateInfo, UpdateReader, encode_update
 from tests.tiny_artifact import make_tiny_artifact
@@ -215,6 +216,51 @@ def test_a_number_that_cannot_be_merged(
         assert tensor in str(error)
 
 
+def test_a_known_header_changes_nothing_but_the_time(reader: UpdateReader) -> None:
+    first, second = (encoded(reader, {"a": np.array([0, 3], np.int32)}, seed) for seed in (0, 1))
+    fresh = replace(reader)
+    reader.view(first)
+    known, unknown = reader.view(second), fresh.view(second)
+    assert known.info == unknown.info == UpdateInfo("task-1", 7, DIGEST, 8, 5)
+    assert known.places == unknown.places
+    for one, other in zip(known.pieces, unknown.pieces, strict=True):
+        assert one[0] == other[0]
+        assert one[1].tobytes() == other[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"version":"7"', b'"version":"x"'),
+        (b'"codec":"fp32"', b'"codec":"int8"'),
+        (b'"task":', b'"kind":'),
+        (DIGEST.encode(), b"1" * 64),
+        (b'"steps":"5"', b'"task1":"5"'),
+        (b'"examples":"8"', b'"examples":"\xff"'),
+        (b'"shape":[2]', b'"shape":[3]'),
+        (b"F32", b"I32"),
+        (b"F32", b"F64"),
+    ],
+)
+def test_a_known_header_hides_no_other(reader: UpdateReader, old: bytes, new: bytes) -> None:
+    content = encoded(reader, {"a": np.array([0, 3], np.int32)}, 0)
+    reader.view(content)
+    assert old in content
+    for bad in (content.replace(old, new), content[:-4], content + bytes(4)):
+        for one in (reader, replace(reader)):
+            with pytest.raises(ArtifactError):
+                one.view(bad)
+
+
+def test_strangers_cannot_fill_the_memory_with_headers(reader: UpdateReader) -> None:
+    fresh = replace(reader)
+    for a in range(HEADS):
+        for b in range(HEADS):
+            counts = {"a": np.arange(a, dtype=np.int32), "b": np.arange(b, dtype=np.int32)}
+            fresh.view(encoded(reader, counts, 0))
+            assert 1 <= len(fresh._known) <= 8
+
+
 def test_errors_name_the_update(reader: UpdateReader) -> None:
     contents = [encoded(reader, None, 0), encoded(reader, None, 1, 1e4)]
     scale = MergeScale.for_cohort(2)
@@ -246,7 +292,7 @@ def test_files_are_read_one_after_another(reader: UpdateReader, tmp_path: Path) 
 
 
 def test_no_more_than_the_sum_and_two_updates_are_in_memory(tmp_path: Path) -> None:
-    reader = reader_of(tmp_path, rank=100)
+    reader = reader_of(tmp_path, rank=250)
     paths = [tmp_path / f"{number}" for number in range(4)]
     trained = {"a": np.array([0, 2, 3], np.int32), "c": np.array([4], np.int32)}
     for number, path in enumerate(paths):
@@ -255,10 +301,11 @@ def test_no_more_than_the_sum_and_two_updates_are_in_memory(tmp_path: Path) -> N
     largest = max(path.stat().st_size for path in paths)
     assert largest == pytest.approx(4 * size, rel=0.02)
     for updates in (reader.contents(paths), ((path.name, path.read_bytes()) for path in paths)):
+        heads = np.zeros(size, np.float32)
         tracemalloc.start()
         total = sum_updates(updates, reader, MergeScale.for_cohort(4))
-        total.apply(np.zeros(size, np.float32))
+        total.apply(heads)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        # Blocks, headers and heads: the same whatever the number of parameters.
-        assert peak < total.total.nbytes + total.trainers.nbytes + 2 * largest + 1_000_000
+        blocks = 4 * 8 * exact._BLOCK  # the same whatever the number of parameters
+        assert peak < total.total.nbytes + total.trainers.nbytes + 2 * largest + blocks
