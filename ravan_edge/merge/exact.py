@@ -95,33 +95,34 @@ class ExactSum:
         if difference.shape != self.total.shape:
             raise ValueError(f"{difference.shape} numbers for a sum of {self.total.shape}")
         if mask is None:
-            self.add_pieces([(0, difference)], [slice(0, difference.size)])
+            self.add_pieces(difference, [Piece(0, 0, len(difference))], [slice(0, len(difference))])
             return
         largest = self._largest(difference)  # also of what is masked: NaN times 0 is NaN
-        self._add_block_by_block(0, np.multiply(difference, mask), largest)
+        masked = np.multiply(difference, mask)
+        self._add_block_by_block(masked, [Piece(0, 0, len(masked))], largest)
         np.add(self.trainers, mask, out=self.trainers, casting="unsafe")
 
-    def add_pieces(self, pieces: Sequence[Piece], trained: Sequence[slice]) -> None:
-        """Add one device's difference where it lies, in place: no vector of all numbers is made.
+    def add_pieces(self, data: Vector, pieces: Sequence[Piece], trained: Sequence[slice]) -> None:
+        """Add one device's difference in place, from numbers in the order of its file.
 
         Args:
-            pieces: Numbers of the difference that are one behind the other, float32 [any], with their
-                place. What no piece has is 0. Two pieces never hold the same number.
-            trained: Which numbers the device trained, as ranges that do not overlap.
+            data: Float32 [any]. Each number must be below the bound, also those in no piece.
+            pieces: Which numbers of the data belong where, ascending by ``begin``. None overlap, in the
+                data or in the sum. What no piece has is 0.
+            trained: Which numbers the device trained, as ranges of the sum that do not overlap.
 
         Raises:
             NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
             ValueError: A piece or a range ends behind the last number. The sum is unchanged.
         """
-        size = self.total.size
-        if any(start < 0 or start + values.size > size for start, values in pieces) or any(
-            place.start < 0 or place.stop > size for place in trained
-        ):
-            raise ValueError(f"a piece of a difference ends behind the {size} numbers of the sum")
+        most = len(self.total)
+        if any(
+            start < 0 or start + size > most or begin < 0 or begin + size > len(data)
+            for start, begin, size in pieces
+        ) or any(place.start < 0 or place.stop > most for place in trained):
+            raise ValueError(f"a piece of a difference ends behind the {most} numbers of the sum")
         # All are looked at before one is added: a refused update leaves no trace.
-        largest = [self._largest(values) for _, values in pieces]
-        for (start, values), most in zip(pieces, largest, strict=True):
-            self._add_block_by_block(start, values, most)
+        self._add_block_by_block(data, pieces, self._largest(data))
         for place in trained:
             self.trainers[place] += 1
 
@@ -142,33 +143,46 @@ class ExactSum:
             )
         return largest
 
-    def _add_block_by_block(self, start: int, values: Vector, largest: float) -> None:
-        """total[start:] += round_half_even(values 2^p), for values [any] of at most ``largest``.
+    def _add_block_by_block(self, data: Vector, pieces: Sequence[Piece], largest: float) -> None:
+        """Round block after block of the data, and add what lies in it of each piece."""
+        next_piece = 0
+        for first in range(0, len(data), _BLOCK):
+            block = data[first : first + _BLOCK]
+            end = first + len(block)
+            q = self._rounded(block, largest)
+            while next_piece < len(pieces) and pieces[next_piece].begin < end:
+                start, begin, size = pieces[next_piece]
+                low, high = max(begin, first), min(begin + size, end)
+                total = self.total[start + low - begin : start + high - begin]
+                np.add(total, q[low - first : high - first], out=total)
+                if begin + size > end:
+                    break  # the rest of it lies in the next block
+                next_piece += 1
+
+    def _rounded(self, block: Vector, largest: float) -> NDArray[np.int64]:
+        """q = round_half_even(D 2^p), int64, for float32 [at most a block] of at most ``largest``.
 
         A float64 between 2^(52-p) and 2^(53-p) has a spacing of 2^-p, and the bits of two such numbers,
-        read as integers, differ by as many as there are steps between them. So for |D| < 2^(51-p) the
-        processor's own rounding does it: bits(D + c) - bits(c), c = 1.5 * 2^(52-p), is q. (4 for
-        100 devices. Larger numbers are multiplied, rounded and converted, which takes twice as long.)
+        read as integers, differ by as many as there are steps between them. So for |D| < 2^(51-p) (4,
+        for 100 devices) the processor's own rounding does it: q = bits(D + c) - bits(c), c = 1.5 * 2^(52-p).
+        Larger numbers are multiplied, rounded and converted, which takes twice as long.
+
+        Returns:
+            Scratch that the next call overwrites.
         """
         power = self.scale.power
-        near = largest < 2.0 ** (51 - power)
-        scratch = _SCRATCH.wide
-        terms = scratch.view(np.int64) if near else _SCRATCH.terms
-        middle = np.float64(1.5 * 2.0 ** (52 - power))
-        middle_bits = middle.view(np.int64)
-        for begin in range(0, values.size, _BLOCK):
-            block = values[begin : begin + _BLOCK]
-            wide, q = scratch[: block.size], terms[: block.size]
-            wide[...] = block
-            if near:
-                np.add(wide, middle, out=wide)
-                np.subtract(q, middle_bits, out=q)
-            else:
-                np.multiply(wide, 2.0**power, out=wide)
-                np.rint(wide, out=wide)
-                np.copyto(q, wide, casting="unsafe")
-            total = self.total[start + begin : start + begin + block.size]
-            np.add(total, q, out=total)
+        wide = _SCRATCH.wide[: len(block)]
+        wide[...] = block
+        if largest < 2.0 ** (51 - power):
+            middle = np.float64(1.5 * 2.0 ** (52 - power))
+            np.add(wide, middle, out=wide)
+            q = wide.view(np.int64)
+            return np.subtract(q, middle.view(np.int64), out=q)
+        q = _SCRATCH.terms[: len(block)]
+        np.multiply(wide, 2.0**power, out=wide)
+        np.rint(wide, out=wide)
+        np.copyto(q, wide, casting="unsafe")
+        return q
 
     def combine(self, other: ExactSum) -> None:
         """Add a sum that somebody else made of other devices of the same round, in place."""

@@ -46,7 +46,7 @@ def add_update(
     """
     view = reader.view(content, finite=False, where=where)
     try:
-        total.add_pieces(view.pieces, view.places)
+        total.add_pieces(view.data, view.pieces, view.places)
     except NumericsError as error:
         reader.view(content, where=where)  # refuses a NaN or an infinity, and says in which tensor
         raise NumericsError(error.message, where=where, hint=error.hint) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,19 @@ __all__ = ["ParameterLayout", "Piece", "Segment", "Vector"]
 
 Vector = NDArray[np.float32]
 
-Piece = tuple[int, Vector]
-"""Numbers of a vector that lie one behind the other: the place of the first, and float32 [any]."""
+
+class Piece(NamedTuple):
+    """Numbers that lie one behind the other, in other data as in the parameter vector.
+
+    Attributes:
+        start: Of the first one in the vector.
+        begin: Of the first one in the data.
+        size: How many.
+    """
+
+    start: int
+    begin: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,13 +60,17 @@ class UpdateView:
     Attributes:
         info: What it says about itself.
         trained: As in :class:`Update`, a copy.
-        pieces: Its numbers and their places in the parameter vector; 0 where there is none.
+        data: Float32 [any], all of the file's data. Between the numbers lie the bits of head indices: as
+            float32 they are next to 0.
+        pieces: Which numbers of the data belong where in the parameter vector, ascending by ``begin``;
+            0 where there is none.
         places: What it trained, as ranges of the parameter vector, ascending: the same as the mask
             of :class:`Update`.
     """
 
     info: UpdateInfo
     trained: Mapping[str, HeadIndices]
+    data: Vector
     pieces: Sequence[Piece]
     places: Sequence[slice]
 
@@ -132,6 +136,7 @@ class UpdateReader:
         raw = np.frombuffer(content, np.uint8)[tensors.data_offset(content) :]
         if raw.ctypes.data % 4:  # our writer never makes one, but section 5 allows it
             raw = raw.copy()
+        integers = raw.view("<i4")
         trained: dict[str, HeadIndices] = {}
         for layer, count in _layers(self.method).items():
             name = f"{layer}{HEADS}"
@@ -139,12 +144,13 @@ class UpdateReader:
             if place is None:
                 trained[layer] = np.empty(0, np.int32)  # a layer that is left out trained nothing
             else:
-                trained[layer] = raw.view("<i4")[place].astype(np.int32)
+                trained[layer] = integers[place].astype(np.int32)
                 _check_heads(trained[layer], count, f"{where}: {name}")
-        pieces, places = _where_it_lies(self.method, raw.view("<f4"), tensors.places, trained)
-        if finite and not all(np.isfinite(values).all() for _, values in pieces):
+        pieces, places = _where_it_lies(self.method, tensors.places, trained)
+        data = raw.view("<f4")
+        if finite and not np.isfinite(data).all():
             tensors_from_bytes(content, HEADS_BOUNDS, where=where)  # which says where it is
-        return UpdateView(info, trained, pieces, places)
+        return UpdateView(info, trained, data, pieces, places)
 
     def decode(self, content: bytes | memoryview, *, where: str = "update") -> Update:
         """Check the bytes of an update and copy what they hold; see :meth:`view`.
@@ -155,8 +161,8 @@ class UpdateReader:
         """
         view = self.view(content, where=where)
         difference = np.zeros(self.method.layout.size, np.float32)
-        for start, values in view.pieces:
-            difference[start : start + values.size] = values
+        for start, begin, size in view.pieces:
+            difference[start : start + size] = view.data[begin : begin + size]
         # Which numbers these heads are does not depend on their values: zeros do.
         mask = self.method.training(np.zeros_like(difference), view.trained).mask
         return Update(view.info, difference, view.trained, mask)
@@ -237,17 +243,13 @@ def _layers(method: Method) -> dict[str, int]:
 
 
 def _where_it_lies(
-    method: Method,
-    data: Vector,
-    tensors: Mapping[str, slice],
-    trained: Mapping[str, HeadIndices],
+    method: Method, tensors: Mapping[str, slice], trained: Mapping[str, HeadIndices]
 ) -> tuple[list[Piece], list[slice]]:
-    """The numbers of an update, and all that it trained; both in the order of the vector.
+    """The numbers of an update in the order of its data, and all that it trained in that of the vector.
 
     Args:
         method: Its layout has the places.
-        data: Float32 [all of the file's data].
-        tensors: Where each tensor lies in it.
+        tensors: Where each tensor lies in the data.
         trained: Heads by layer.
     """
     pieces: list[Piece] = []
@@ -256,7 +258,7 @@ def _where_it_lies(
     for segment in method.layout.segments:
         size = segment.stop - segment.start
         if segment.role not in {Role.CORE, Role.SCALE}:
-            pieces.append((segment.start, data[tensors[segment.name]]))
+            pieces.append(Piece(segment.start, tensors[segment.name].start, size))
             _append(places, segment.start, size)
         elif segment.layer is not None:
             one = size // segment.shape[0]
@@ -264,8 +266,9 @@ def _where_it_lies(
                 start = segment.start + head * one
                 if segment.role is Role.CORE:
                     begin = tensors[f"{segment.layer}{DIFFERENCE}"].start + first * one
-                    pieces.append((start, data[begin : begin + count * one]))
+                    pieces.append(Piece(start, begin, count * one))
                 _append(places, start, count * one)
+    pieces.sort(key=lambda piece: piece.begin)
     return pieces, places
 
 

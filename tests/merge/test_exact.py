@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from ravan_edge.errors import NumericsError
 from ravan_edge.merge import ExactSum, MergeScale, exact
+from ravan_edge.methods import Piece
 
 SIZE = 6
 values = st.floats(-63.5, 63.5, width=32)
@@ -70,16 +71,24 @@ def test_it_is_the_specification_bit_for_bit(
     assert merged.tobytes() == slow.apply(heads).tobytes()
 
 
-@given(hnp.arrays(np.bool_, 12), hnp.arrays(np.float32, 12, elements=any_value), cohorts)
+@given(st.data(), hnp.arrays(np.bool_, 12), st.integers(1, 5), cohorts)
 def test_pieces_are_a_difference_with_a_mask(
-    mask: np.ndarray, difference: np.ndarray, most: int
+    data: st.DataObject, mask: np.ndarray, block: int, most: int
 ) -> None:
+    difference = data.draw(hnp.arrays(np.float32, 12, elements=any_value))
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
     trained = [slice(*edge) for edge in zip(edges[::2], edges[1::2], strict=True)]
-    pieces = [(place.start, difference[place]) for place in trained]
+    # In another order, and with numbers between them that belong to nobody.
+    numbers: list[float] = []
+    pieces = []
+    for place in data.draw(st.permutations(trained)):
+        numbers += data.draw(st.lists(any_value, max_size=2))
+        pieces.append(Piece(place.start, len(numbers), place.stop - place.start))
+        numbers += difference[place].tolist()
     whole, parts = (ExactSum.empty(12, MergeScale.for_cohort(most)) for _ in range(2))
     whole.add(difference, mask)
-    parts.add_pieces(pieces, trained)
+    with patch.object(exact, "_BLOCK", block):
+        parts.add_pieces(np.array(numbers, np.float32), pieces, trained)
     assert parts.total.tobytes() == whole.total.tobytes()
     assert parts.trainers.tobytes() == whole.trainers.tobytes()
 
@@ -177,7 +186,7 @@ def test_a_refused_piece_leaves_no_trace_of_those_before_it(bad: float | str, pl
         patch.object(exact, "_BLOCK", 2),
         pytest.raises(NumericsError, match="expected numbers below 64"),
     ):
-        total.add_pieces([(0, difference[:3]), (3, difference[3:])], whole)
+        total.add_pieces(difference, [Piece(3, 0, 3), Piece(0, 3, 2)], whole)
     with pytest.raises(NumericsError):
         total.add(difference, np.zeros(SIZE, np.bool_))  # masked: refused all the same
     assert (total.total.tobytes(), total.trainers.tobytes()) == before
@@ -186,9 +195,16 @@ def test_a_refused_piece_leaves_no_trace_of_those_before_it(bad: float | str, pl
 def test_pieces_outside_of_the_sum_are_refused_and_change_nothing() -> None:
     total = total_of([], 3)
     ones = np.ones(2, np.float32)
-    for start, place in [(SIZE - 1, slice(0, 1)), (-1, slice(0, 1)), (0, slice(5, SIZE + 1))]:
+    for piece, place in [
+        (Piece(SIZE - 1, 0, 2), slice(0, 1)),
+        (Piece(-1, 0, 2), slice(0, 1)),
+        (Piece(0, 1, 2), slice(0, 1)),
+        (Piece(0, -1, 2), slice(0, 1)),
+        (Piece(0, 0, 2), slice(5, SIZE + 1)),
+        (Piece(0, 0, 2), slice(-1, 2)),
+    ]:
         with pytest.raises(ValueError, match="ends behind the 6 numbers"):
-            total.add_pieces([(0, ones), (start, ones)], [place])
+            total.add_pieces(ones, [Piece(2, 0, 1), piece], [place])
     with pytest.raises(ValueError, match="numbers for a sum"):
         total.add(ones, None)
     assert not total.total.any()
