@@ -16,11 +16,12 @@ is one that is merged now; :class:`UpdateInfo` has both.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from ravan_edge.errors import NumericsError
 from ravan_edge.merge.exact import ExactSum, MergeScale
-from ravan_edge.protocol import UpdateInfo, UpdateReader
+from ravan_edge.protocol import UpdateInfo, UpdateReader, UpdateView
 
 __all__ = ["add_update", "sum_updates"]
 
@@ -44,12 +45,9 @@ def add_update(
         TensorFileError: As there; a NaN or an infinity too.
         NumericsError: A number is not below the bound.
     """
-    view = reader.view(content, finite=False, where=where)
-    try:
-        total.add_pieces(view.data, view.pieces, view.places)
-    except NumericsError as error:
-        reader.view(content, where=where)  # refuses a NaN or an infinity, and says in which tensor
-        raise NumericsError(error.message, where=where, hint=error.hint) from None
+    view = _add_numbers(total, content, reader, where)
+    for place in view.places:
+        total.trainers[place] += 1
     return view.info
 
 
@@ -74,8 +72,27 @@ def sum_updates(
         ValueError: There are more updates than the scale can hold.
     """
     total = ExactSum.empty(reader.method.layout.size, scale)
+    # Most devices train the same ranges. They are counted as such: to count up each number for each
+    # device takes a tenth of the time of the merge.
+    trained: Counter[tuple[int, int]] = Counter()
     for number, (where, content) in enumerate(updates):
         if number == scale.most_devices:
             raise ValueError(f"more than {number} updates, for which the scale was chosen")
-        add_update(total, content, reader, where=where)
+        view = _add_numbers(total, content, reader, where)
+        trained.update((place.start, place.stop) for place in view.places)
+    for (start, stop), devices in trained.items():
+        total.trainers[start:stop] += devices
     return total
+
+
+def _add_numbers(
+    total: ExactSum, content: bytes | memoryview, reader: UpdateReader, where: str
+) -> UpdateView:
+    """Check the bytes of an update and add its numbers; who trained them is not counted yet."""
+    view = reader.view(content, finite=False, where=where)
+    try:
+        total.add_pieces(view.data, view.pieces, ())
+    except NumericsError as error:
+        reader.view(content, where=where)  # refuses a NaN or an infinity, and says in which tensor
+        raise NumericsError(error.message, where=where, hint=error.hint) from None
+    return view

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import lt
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ class UpdateReader:
         return update_bytes(self.manifest)
 
     @cached_property
+    def _layers(self) -> dict[str, int]:
+        """Layers that have heads, and how many."""
+        return {
+            segment.layer: segment.shape[0]
+            for segment in self.method.layout.segments
+            if segment.role is Role.CORE and segment.layer is not None
+        }
+
+    @cached_property
     def _known(self) -> dict[bytes, _Tensors]:
         """What the last few different headers said; most of a round's differ in metadata only."""
         return {}
@@ -137,16 +147,16 @@ class UpdateReader:
         if raw.ctypes.data % 4:  # our writer never makes one, but section 5 allows it
             raw = raw.copy()
         integers = raw.view("<i4")
-        trained: dict[str, HeadIndices] = {}
-        for layer, count in _layers(self.method).items():
+        # Lists, not arrays: of a handful of numbers, numpy's calls would take most of the time.
+        chosen: dict[str, list[int]] = {}
+        for layer, count in self._layers.items():
             name = f"{layer}{HEADS}"
             place = tensors.places.get(name)
-            if place is None:
-                trained[layer] = np.empty(0, np.int32)  # a layer that is left out trained nothing
-            else:
-                trained[layer] = integers[place].astype(np.int32)
-                _check_heads(trained[layer], count, f"{where}: {name}")
-        pieces, places = _where_it_lies(self.method, tensors.places, trained)
+            # A layer that is left out trained nothing.
+            chosen[layer] = [] if place is None else integers[place].tolist()
+            _check_heads(chosen[layer], count, f"{where}: {name}")
+        pieces, places = _where_it_lies(self.method, tensors.places, chosen)
+        trained = {layer: np.array(heads, np.int32) for layer, heads in chosen.items()}
         data = raw.view("<f4")
         if finite and not np.isfinite(data).all():
             tensors_from_bytes(content, HEADS_BOUNDS, where=where)  # which says where it is
@@ -233,17 +243,8 @@ def _info(metadata: Mapping[str, str], artifact: str, where: str) -> UpdateInfo:
     )
 
 
-def _layers(method: Method) -> dict[str, int]:
-    """Layers that have heads, and how many."""
-    return {
-        segment.layer: segment.shape[0]
-        for segment in method.layout.segments
-        if segment.role is Role.CORE and segment.layer is not None
-    }
-
-
 def _where_it_lies(
-    method: Method, tensors: Mapping[str, slice], trained: Mapping[str, HeadIndices]
+    method: Method, tensors: Mapping[str, slice], trained: Mapping[str, Sequence[int]]
 ) -> tuple[list[Piece], list[slice]]:
     """The numbers of an update in the order of its data, and all that it trained in that of the vector.
 
@@ -254,7 +255,7 @@ def _where_it_lies(
     """
     pieces: list[Piece] = []
     places: list[slice] = []
-    runs = {layer: _runs(heads.tolist()) for layer, heads in trained.items()}
+    runs = {layer: _runs(heads) for layer, heads in trained.items()}
     for segment in method.layout.segments:
         size = segment.stop - segment.start
         if segment.role not in {Role.CORE, Role.SCALE}:
@@ -322,11 +323,10 @@ def _expected(
     return expected
 
 
-def _check_heads(heads: HeadIndices, count: int, where: str) -> None:
-    # Compared, not subtracted: a difference of two int32 can wrap around.
-    ascending = bool(np.all(heads[1:] > heads[:-1]))
-    if not ascending or heads[0] < 0 or heads[-1] >= count:
-        raise _refused(f"heads {heads.tolist()}, expected ascending numbers below {count}", where)
+def _check_heads(heads: Sequence[int], count: int, where: str) -> None:
+    ascending = all(map(lt, heads, heads[1:]))
+    if heads and (not ascending or heads[0] < 0 or heads[-1] >= count):
+        raise _refused(f"heads {heads}, expected ascending numbers below {count}", where)
 
 
 def _refused(message: str, where: str) -> ArtifactError:
