@@ -28,6 +28,7 @@ from ravan_edge.artifact.tensor_header import (
     header_length,
     parse_header,
     planned_header,
+    split_header,
 )
 from ravan_edge.errors import ArtifactNotFoundError, TensorFileError
 from ravan_edge.files import storage_errors, write_atomic
@@ -42,6 +43,7 @@ __all__ = [
     "check_expected",
     "map_tensors",
     "read_header",
+    "read_split_header",
     "read_tensors",
     "tensors_from_bytes",
     "tensors_to_bytes",
@@ -109,6 +111,20 @@ def read_header(
         with _open(source, where or os.fspath(source)) as file:
             return _header_of_file(file, bounds, where or os.fspath(source))
     return _header_of_buffer(memoryview(source), bounds, where or "tensors")
+
+
+def read_split_header(
+    content: bytes | memoryview, bounds: TensorBounds, *, where: str = "tensors"
+) -> tuple[dict[str, str], bytes, int] | None:
+    """Metadata, tensors as they are written, and bytes of data; see ``tensor_header.split_header``.
+
+    Raises:
+        TensorFileError: The file is cut off, or its metadata break a rule of section 5.
+    """
+    view = memoryview(content)
+    length = header_length(bytes(view[:8]), view.nbytes, bounds, where)
+    found = split_header(bytes(view[8 : 8 + length]), bounds, where)
+    return None if found is None else (*found, view.nbytes - 8 - length)
 
 
 def read_tensors(

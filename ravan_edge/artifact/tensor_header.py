@@ -26,6 +26,7 @@ __all__ = [
     "header_length",
     "parse_header",
     "planned_header",
+    "split_header",
 ]
 
 ELEMENT_BYTES: Mapping[str, int] = {
@@ -46,6 +47,10 @@ _NAME = re.compile(r"[!-~]{1,256}")
 # Possessive: backtracking would cost more than 100 bytes for each byte of a long string.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
+# How our writer begins a header: metadata, whose strings here need no escapes, before all tensors.
+_METADATA_FIRST = re.compile(
+    rb'\{"__metadata__":(\{"[^"\\]*+":"[^"\\]*+"(?:,"[^"\\]*+":"[^"\\]*+")*+\}),'
+)
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
@@ -150,6 +155,29 @@ def parse_header(raw: bytes, file_bytes: int, bounds: TensorBounds, where: str) 
             where, f"{data_bytes - position} bytes behind the last tensor, expected none"
         )
     return TensorHeader(dict(ordered), metadata, 8 + len(raw), file_bytes)
+
+
+def split_header(
+    raw: bytes, bounds: TensorBounds, where: str
+) -> tuple[dict[str, str], bytes] | None:
+    """The checked metadata of the JSON header ``raw``, and its tensors as they are written.
+
+    For a reader that meets the same tensors again and again: once :func:`parse_header` accepted a
+    header, it also accepts any other of the same bounds with equal second part and as many bytes of
+    data, and finds the same tensors. (The metadata are a complete object, with no other inside; a
+    second ``__metadata__`` among the tensors was refused.)
+
+    Returns:
+        None where the header does not begin as our writer begins one.
+
+    Raises:
+        TensorFileError: The metadata break a rule of section 5.
+    """
+    found = _METADATA_FIRST.match(raw)
+    if found is None:
+        return None
+    metadata = _check_metadata(_parse_json(found[1], bounds, where), where)
+    return metadata, raw[found.end() :]
 
 
 def header_bytes(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str], where: str) -> bytes:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.errors import NumericsError
-from ravan_edge.methods.layout import Vector
+from ravan_edge.methods.layout import Piece, Vector
 
 __all__ = ["DEFAULT_BOUND_EXPONENT", "ExactSum", "MergeScale"]
 
 DEFAULT_BOUND_EXPONENT = 6
 _SUM_BITS = 62
+# Numbers worked on at a time: few enough that they, their float64 scratch and their part of the sum
+# (1.3 MB together) stay near the processor, so many that numpy's cost per call is small beside them.
+_BLOCK = 65_536
+
+
+class _Scratch(threading.local):
+    """Room for one block, kept: memory that is new to the process costs more to touch than to use."""
+
+    def __init__(self) -> None:
+        self.wide = np.empty(_BLOCK, np.float64)
+        self.terms = np.empty(_BLOCK, np.int64)
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,15 @@ class MergeScale:
         if most_devices < 1:
             raise ValueError(f"a cohort of {most_devices} devices")
         return cls(_SUM_BITS - bound_exponent - (most_devices - 1).bit_length(), bound_exponent)
+
+    @property
+    def most_devices(self) -> int:
+        """How many differences a sum of this scale can hold for certain: N rounded up to 2^k.
+
+        >>> MergeScale.for_cohort(100).most_devices
+        128
+        """
+        return 1 << (_SUM_BITS - self.bound_exponent - self.power)
 
 
 @dataclass(frozen=True)
@@ -65,23 +90,99 @@ class ExactSum:
 
         Raises:
             NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
+            ValueError: It has another size than the sum, which is unchanged.
+        """
+        if difference.shape != self.total.shape:
+            raise ValueError(f"{difference.shape} numbers for a sum of {self.total.shape}")
+        if mask is None:
+            self.add_pieces(difference, [Piece(0, 0, len(difference))], [slice(0, len(difference))])
+            return
+        largest = self._largest(difference)  # also of what is masked: NaN times 0 is NaN
+        masked = np.multiply(difference, mask)
+        self._add_block_by_block(masked, [Piece(0, 0, len(masked))], largest)
+        np.add(self.trainers, mask, out=self.trainers, casting="unsafe")
+
+    def add_pieces(self, data: Vector, pieces: Sequence[Piece], trained: Sequence[slice]) -> None:
+        """Add one device's difference in place, from numbers in the order of its file.
+
+        Args:
+            data: Float32 [any]. Each number must be below the bound, also those in no piece.
+            pieces: Which numbers of the data belong where, ascending by ``begin``. None overlap, in the
+                data or in the sum. What no piece has is 0.
+            trained: Which numbers the device trained, as ranges of the sum that do not overlap.
+
+        Raises:
+            NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
+            ValueError: A piece or a range ends behind the last number. The sum is unchanged.
+        """
+        most = len(self.total)
+        if any(
+            start < 0 or start + size > most or begin < 0 or begin + size > len(data)
+            for start, begin, size in pieces
+        ) or any(place.start < 0 or place.stop > most for place in trained):
+            raise ValueError(f"a piece of a difference ends behind the {most} numbers of the sum")
+        # All are looked at before one is added: a refused update leaves no trace.
+        self._add_block_by_block(data, pieces, self._largest(data))
+        for place in trained:
+            self.trainers[place] += 1
+
+    def _largest(self, values: Vector) -> float:
+        """The largest |D|, if it is below the bound.
+
+        Raises:
+            NumericsError: It is not, or a number is NaN.
         """
         bound = 2.0**self.scale.bound_exponent
-        largest = float(np.abs(difference).max(initial=0.0))
+        with np.errstate(invalid="ignore"):  # a signalling NaN is refused like any other
+            high, low = float(values.max(initial=0.0)), float(values.min(initial=0.0))
+        largest = max(high, -low)  # NaN where both are, which is when there is one
         if not largest < bound:  # also true for NaN
             raise NumericsError(
                 f"an update holds {largest}, expected numbers below {bound:g}",
                 hint="lower the learning rate",
             )
-        scaled = np.ldexp(difference.astype(np.float64), self.scale.power)
-        np.rint(scaled, out=scaled)
-        terms = scaled.astype(np.int64)
-        if mask is None:
-            np.add(self.total, terms, out=self.total)
-            np.add(self.trainers, 1, out=self.trainers)
-        else:
-            np.add(self.total, terms, out=self.total, where=mask)
-            np.add(self.trainers, mask, out=self.trainers, casting="unsafe")
+        return largest
+
+    def _add_block_by_block(self, data: Vector, pieces: Sequence[Piece], largest: float) -> None:
+        """Round block after block of the data, and add what lies in it of each piece."""
+        next_piece = 0
+        for first in range(0, len(data), _BLOCK):
+            block = data[first : first + _BLOCK]
+            end = first + len(block)
+            q = self._rounded(block, largest)
+            while next_piece < len(pieces) and pieces[next_piece].begin < end:
+                start, begin, size = pieces[next_piece]
+                low, high = max(begin, first), min(begin + size, end)
+                total = self.total[start + low - begin : start + high - begin]
+                np.add(total, q[low - first : high - first], out=total)
+                if begin + size > end:
+                    break  # the rest of it lies in the next block
+                next_piece += 1
+
+    def _rounded(self, block: Vector, largest: float) -> NDArray[np.int64]:
+        """q = round_half_even(D 2^p), int64, for float32 [at most a block] of at most ``largest``.
+
+        A float64 between 2^(52-p) and 2^(53-p) has a spacing of 2^-p, and the bits of two such numbers,
+        read as integers, differ by as many as there are steps between them. So for |D| < 2^(51-p) (4,
+        for 100 devices) the processor's own rounding does it: q = bits(D + c) - bits(c), c = 1.5 * 2^(52-p).
+        Larger numbers are multiplied, rounded and converted, which takes twice as long.
+
+        Returns:
+            Scratch that the next call overwrites.
+        """
+        power = self.scale.power
+        wide = _SCRATCH.wide[: len(block)]
+        wide[...] = block
+        if largest < 2.0 ** (51 - power):
+            middle = np.float64(1.5 * 2.0 ** (52 - power))
+            np.add(wide, middle, out=wide)
+            q = wide.view(np.int64)
+            return np.subtract(q, middle.view(np.int64), out=q)
+        q = _SCRATCH.terms[: len(block)]
+        np.multiply(wide, 2.0**power, out=wide)
+        np.rint(wide, out=wide)
+        np.copyto(q, wide, casting="unsafe")
+        return q
 
     def combine(self, other: ExactSum) -> None:
         """Add a sum that somebody else made of other devices of the same round, in place."""
@@ -95,8 +196,13 @@ class ExactSum:
 
         H <- float32(float64(H) + float64(S) 2^-p / count)
         """
-        trained = self.trainers > 0
-        mean = np.ldexp(self.total.astype(np.float64), -self.scale.power)
-        mean /= np.maximum(self.trainers, 1)
-        merged = (heads.astype(np.float64) + mean).astype(np.float32)
-        return np.where(trained, merged, heads)
+        merged = heads.copy()
+        for begin in range(0, heads.size, _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            trainers = self.trainers[block]
+            mean = self.total[block].astype(np.float64)
+            mean *= 2.0**-self.scale.power
+            mean /= np.maximum(trainers, 1)
+            mean += heads[block]
+            np.copyto(merged[block], mean, where=trainers > 0, casting="same_kind")
+        return merged

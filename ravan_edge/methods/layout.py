@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,23 @@ from numpy.typing import NDArray
 from ravan_edge.artifact.manifest import Role, TensorEntry
 from ravan_edge.errors import ArtifactError
 
-__all__ = ["ParameterLayout", "Segment", "Vector"]
+__all__ = ["ParameterLayout", "Piece", "Segment", "Vector"]
 
 Vector = NDArray[np.float32]
+
+
+class Piece(NamedTuple):
+    """Numbers that lie one behind the other, in other data as in the parameter vector.
+
+    Attributes:
+        start: Of the first one in the vector.
+        begin: Of the first one in the data.
+        size: How many.
+    """
+
+    start: int
+    begin: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

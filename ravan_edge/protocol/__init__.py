@@ -18,14 +18,9 @@ from ravan_edge.protocol.messages import (
     WaitReason,
 )
 from ravan_edge.protocol.problems import KINDS, Problem, ProblemKind, Reason, Refusal
-from ravan_edge.protocol.update_file import (
-    Update,
-    UpdateInfo,
-    check_update_header,
-    decode_update,
-    encode_update,
-    read_update,
-)
+from ravan_edge.protocol.update_file import decode_update, encode_update, read_update
+from ravan_edge.protocol.update_info import UpdateInfo
+from ravan_edge.protocol.update_reader import Update, UpdateReader, UpdateView
 
 __all__ = [
     "KINDS",
@@ -46,11 +41,12 @@ __all__ = [
     "TaskOffer",
     "Update",
     "UpdateInfo",
+    "UpdateReader",
+    "UpdateView",
     "UploadRules",
     "VersionInfo",
     "Versions",
     "WaitReason",
-    "check_update_header",
     "decode_update",
     "encode_update",
     "read_update",
