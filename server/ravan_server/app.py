@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Request, Response
 from fastapi.params import Path as PathParameter
 from fastapi.responses import FileResponse
 from fastapi.telemetry import TelemetryConfig
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
+from ravan_edge.artifact import update_bytes
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -47,7 +49,7 @@ _FOREVER = "public, max-age=31536000, immutable"
 
 Digest = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{64}$")]
 TaskId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-_ANSWER: TypeAdapter[Any] = TypeAdapter(CheckInAnswer)
+Served = Callable[[], Coordinator]
 
 
 def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000) -> FastAPI:
@@ -55,7 +57,7 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
 
     Args:
         coordinator: What it talks to; None: only to describe it (OpenAPI).
-        uploads_bytes: Memory for unfinished uploads, all together.
+        uploads_bytes: Memory for unfinished uploads, all together; enough for one, at least.
     """
     app = FastAPI(
         title="Ravan Edge aggregator",
@@ -68,24 +70,24 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
     )
     add_error_handlers(app)
     app.add_middleware(SmallBodies, most_bytes=_MOST_MESSAGE_BYTES, exempt_suffix="/update")
-    if coordinator is None:
-        coordinator = _Nobody()
-    _add_tasks(app, coordinator, MemoryBudget(uploads_bytes))
-    _add_reading(app, coordinator)
+
+    def served() -> Coordinator:
+        if coordinator is None:
+            raise RuntimeError("this application only describes itself")
+        return coordinator
+
+    if coordinator is not None:  # with less, no upload would ever come through
+        uploads_bytes = max(uploads_bytes, update_bytes(coordinator.artifact.manifest))
+    _add_tasks(app, served, MemoryBudget(uploads_bytes))
+    _add_reading(app, served)
     return app
 
 
-class _Nobody(Coordinator):
-    """Stands where a coordinator is needed and nobody calls it."""
-
-    def __init__(self) -> None:
-        pass
-
-
-def _add_tasks(app: FastAPI, coordinator: Coordinator, budget: MemoryBudget) -> None:
+def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
     @app.post("/v1/check-in", response_model=CheckInAnswer, tags=["tasks"])
     async def check_in(message: CheckIn) -> Response:
         """Offer work: the answer is a task, or when to come back."""
+        coordinator = served()
         found = coordinator.check_in(message)
         if isinstance(found, ComeBack):
             return _json(found)
@@ -108,6 +110,7 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator, budget: MemoryBudget) -> 
     async def upload(task: TaskId, request: Request) -> Response:
         """Send the update of a task. Sending the same again is harmless."""
         length = _announced(request)
+        coordinator = served()
         row = coordinator.task(task)
         receiver = UploadReceiver(
             coordinator.artifact,
@@ -132,15 +135,14 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator, budget: MemoryBudget) -> 
     @app.post("/v1/tasks/{task}/failure", status_code=HTTPStatus.NO_CONTENT, tags=["tasks"])
     async def failure(task: TaskId, message: DeviceFailure) -> None:
         """Give a task back."""
-        coordinator.task(task)
-        await asyncio.wrap_future(coordinator.give_back(task, message))
+        await asyncio.wrap_future(served().give_back(task, message))
 
 
-def _add_reading(app: FastAPI, coordinator: Coordinator) -> None:
+def _add_reading(app: FastAPI, served: Served) -> None:
     @app.get("/v1/blobs/{digest}", response_class=FileResponse, tags=["blobs"])
     async def blob(digest: Digest, request: Request) -> Response:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
-        path = coordinator.blob(digest)
+        path = served().blob(digest)
         headers = {"etag": f'"{digest}"', "cache-control": _FOREVER}
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -149,7 +151,7 @@ def _add_reading(app: FastAPI, coordinator: Coordinator) -> None:
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:
         """Where the rounds stand."""
-        return _json(coordinator.status())
+        return _json(served().status())
 
     @app.get("/healthz", tags=["status"])
     async def healthz() -> dict[str, str]:
@@ -164,7 +166,7 @@ def _announced(request: Request) -> int:
         Refusal: None, or the body is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    if encoding.lower() != "identity":
         raise Refusal(Reason.ENCODED, f"content-encoding {encoding[:40]!r}: send the file as it is")
     text = request.headers.get("content-length", "")
     if not _DECIMAL.fullmatch(text):

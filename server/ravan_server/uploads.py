@@ -87,6 +87,11 @@ class UploadReceiver:
             raise Refusal(
                 Reason.TOO_LARGE, f"{length} bytes, an update of this artifact has at most {most}"
             )
+        if length < _LENGTH_BYTES:
+            raise Refusal(
+                Reason.BAD_UPDATE,
+                f"{length} bytes, an update begins with {_LENGTH_BYTES} of length",
+            )
         self._artifact = artifact
         self._method = method
         self._task = task
