@@ -28,6 +28,7 @@ from ravan_edge.protocol import (
     ServerStatus,
 )
 from ravan_server.coordinator import Coordinator
+from ravan_server.downloads import download
 from ravan_server.http_limits import SmallBodies
 from ravan_server.operations import repeated
 from ravan_server.problems import add_error_handlers
@@ -45,7 +46,6 @@ _TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-_FOREVER = "public, max-age=31536000, immutable"
 
 Digest = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{64}$")]
 TaskId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -65,6 +65,7 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
         description="How devices get tasks and send updates: docs/protocol.md.",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=_TELEMETRY,
         responses={"default": {"model": Problem, "description": "Refused."}},
     )
@@ -142,11 +143,7 @@ def _add_reading(app: FastAPI, served: Served) -> None:
     @app.get("/v1/blobs/{digest}", response_class=FileResponse, tags=["blobs"])
     async def blob(digest: Digest, request: Request) -> Response:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
-        path = served().blob(digest)
-        headers = {"etag": f'"{digest}"', "cache-control": _FOREVER}
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return FileResponse(path, headers=headers, media_type="application/octet-stream")
+        return download(served().blob(digest), digest, request.headers)
 
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:

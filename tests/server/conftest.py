@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,33 +77,47 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_tiny_artifact(tmp_path_factory.mktemp("served") / "artifact")
 
 
+def open_served(
+    stack: ExitStack,
+    artifact: Artifact,
+    state: Path,
+    *,
+    settings: ServerSettings | None = None,
+    uploads_bytes: int = 1 << 20,
+    **rounds: float,
+) -> Served:
+    """A server that ends with the stack."""
+    state.mkdir()
+    clock = Clock()
+    coordinator = Coordinator(
+        artifact,
+        SqlStore(state / DATABASE_NAME),
+        FolderUpdateLog(state / "updates"),
+        FolderBlobs(state / "blobs"),
+        RoundSettings(**rounds),
+        settings or ServerSettings(),
+        clock,
+    )
+    coordinator.start()
+    stack.callback(coordinator.stop)
+    app = create_app(coordinator, uploads_bytes)
+    client = stack.enter_context(Client(app))
+    return Served(artifact, state, clock, coordinator, app, client)
+
+
 @pytest.fixture
 def serve(artifact: Artifact, tmp_path: Path) -> Iterator[Serve]:
-    """``serve(goal=3, ..., settings=ServerSettings(...))``: a server; all end with the test."""
+    """``serve(goal=3, ..., settings=ServerSettings(...))``: a server that ends with the test."""
     with ExitStack() as stack:
+        yield partial(open_served, stack, artifact, tmp_path / "state")
 
-        def serve(
-            *, settings: ServerSettings | None = None, uploads_bytes: int = 1 << 20, **rounds: float
-        ) -> Served:
-            state = tmp_path / "state"
-            state.mkdir()
-            clock = Clock()
-            coordinator = Coordinator(
-                artifact,
-                SqlStore(state / DATABASE_NAME),
-                FolderUpdateLog(state / "updates"),
-                FolderBlobs(state / "blobs"),
-                RoundSettings(**rounds),
-                settings or ServerSettings(),
-                clock,
-            )
-            coordinator.start()
-            stack.callback(coordinator.stop)
-            app = create_app(coordinator, uploads_bytes)
-            client = stack.enter_context(Client(app))
-            return Served(artifact, state, clock, coordinator, app, client)
 
-        yield serve
+@pytest.fixture(scope="module")
+def shared(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests of a file: each takes devices of its own."""
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("shared")
+        yield open_served(stack, artifact, folder / "state", goal=1_000_000)
 
 
 @pytest.fixture

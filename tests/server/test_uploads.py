@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,21 @@ from tests.server.conftest import Served
 from tests.server.devices import changed, encoded, offered, path_of, tensor_file, update_of
 from tests.tiny_artifact import LAYER, TinySizes, make_tiny_artifact
 
+DEVICES = count()
 ATTACKS = [attack for attack in all_attacks() if attack.path.startswith("tensors/")]
 
 
-def refused(served: Served, make: Callable[[bytes], bytes]) -> Problem:
+def refused(shared: Served, make: Callable[[bytes], bytes]) -> Problem:
     """What the server says to a changed update; the right one is accepted afterwards."""
-    offer = offered(served.client)
-    right = update_of(served.artifact, offer)
+    offer = offered(shared.client, next(DEVICES))
+    before = shared.stored()
+    right = update_of(shared.artifact, offer)
     wrong = make(right)
-    problem = served.client.put(path_of(offer), wrong).problem
+    problem = shared.client.put(path_of(offer), wrong).problem
     assert problem.permanent
     assert problem.detail.isprintable()
-    assert served.stored() == (0, 0)
-    assert served.status.training == 1
-    assert served.client.put(path_of(offer), right).status == 200
+    assert shared.stored() == before
+    assert shared.client.put(path_of(offer), right).status == 200
     return problem
 
 
@@ -46,18 +48,18 @@ def full(shape: tuple[int, ...], value: float) -> NDArray[np.float32]:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 64.0, -64.0, 1e30])
 @pytest.mark.parametrize(("name", "shape"), [(f"{LAYER}.D", (4, 3, 3)), ("task_head.bias", (3,))])
 def test_numbers_that_cannot_be_merged(
-    served: Served, name: str, shape: tuple[int, ...], value: float
+    shared: Served, name: str, shape: tuple[int, ...], value: float
 ) -> None:
-    problem = refused(served, lambda right: changed(right, {name: full(shape, value)}))
+    problem = refused(shared, lambda right: changed(right, {name: full(shape, value)}))
     assert problem.reason is Reason.BAD_NUMBERS
 
 
-def test_the_largest_number_that_can_be_merged(served: Served) -> None:
-    offer = offered(served.client)
+def test_the_largest_number_that_can_be_merged(shared: Served) -> None:
+    offer = offered(shared.client, next(DEVICES))
     largest = float(np.nextafter(np.float32(64), np.float32(0)))
     numbers = {"task_head.bias": np.array([largest, -largest, -0.0], np.float32)}
-    body = changed(update_of(served.artifact, offer), numbers)
-    assert served.client.put(path_of(offer), body).status == 200
+    body = changed(update_of(shared.artifact, offer), numbers)
+    assert shared.client.put(path_of(offer), body).status == 200
 
 
 @pytest.mark.parametrize(
@@ -77,20 +79,20 @@ def test_the_largest_number_that_can_be_merged(served: Served) -> None:
         ("more", "than is known", Reason.BAD_UPDATE),
     ],
 )
-def test_metadata_of_something_else(served: Served, key: str, value: str, reason: Reason) -> None:
-    problem = refused(served, lambda right: changed(right, metadata={key: value}))
+def test_metadata_of_something_else(shared: Served, key: str, value: str, reason: Reason) -> None:
+    problem = refused(shared, lambda right: changed(right, metadata={key: value}))
     assert problem.reason is reason
     assert key in problem.detail
 
 
 @pytest.mark.parametrize("key", ["format", "schema", "task", "version", "artifact", "steps"])
-def test_metadata_that_are_missing(served: Served, key: str) -> None:
+def test_metadata_that_are_missing(shared: Served, key: str) -> None:
     def without(right: bytes) -> bytes:
         header = read_header(right, HEADS_BOUNDS)
         return right.replace(f'"{key}":"{header.metadata[key]}"'.encode(), b'"x":"y"', 1)
 
     # A shorter header with the old length takes bytes of the data: also refused, and also rightly.
-    assert refused(served, without).reason is Reason.BAD_UPDATE
+    assert refused(shared, without).reason is Reason.BAD_UPDATE
 
 
 NOTHING = {f"{LAYER}.D": np.empty(0, np.float32), f"{LAYER}.heads": np.empty(0, np.int32)}
@@ -121,25 +123,25 @@ NOTHING = {f"{LAYER}.D": np.empty(0, np.float32), f"{LAYER}.heads": np.empty(0, 
     ids=lambda tensors: "-".join(f"{name}-{array.shape}" for name, array in tensors.items()),
 )
 def test_tensors_that_are_not_those_of_the_table(
-    served: Served, tensors: dict[str, NDArray[Any]]
+    shared: Served, tensors: dict[str, NDArray[Any]]
 ) -> None:
-    assert refused(served, lambda right: changed(right, tensors)).reason is Reason.BAD_UPDATE
+    assert refused(shared, lambda right: changed(right, tensors)).reason is Reason.BAD_UPDATE
 
 
-def test_an_update_of_another_artifact(served: Served, tmp_path: Any) -> None:
+def test_an_update_of_another_artifact(shared: Served, tmp_path: Any) -> None:
     other: Artifact = make_tiny_artifact(tmp_path / "other", method="head-only")
-    offer = offered(served.client)
-    problem = served.client.put(path_of(offer), encoded(other, offer.task)).problem
+    offer = offered(shared.client, next(DEVICES))
+    problem = shared.client.put(path_of(offer), encoded(other, offer.task)).problem
     assert problem.reason is Reason.BAD_UPDATE
     assert other.digest in problem.detail
-    assert served.artifact.digest in problem.detail
+    assert shared.artifact.digest in problem.detail
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.path[8:])
-def test_every_attack_of_the_collection(served: Served, attack: Any) -> None:
-    most = update_bytes(served.artifact.manifest)
+def test_every_attack_of_the_collection(shared: Served, attack: Any) -> None:
+    most = update_bytes(shared.artifact.manifest)
     content = attack.content[:most] if attack.large else attack.content
-    problem = refused(served, lambda _: content)
+    problem = refused(shared, lambda _: content)
     assert problem.reason is (Reason.TOO_LARGE if len(content) > most else Reason.BAD_UPDATE)
 
 
@@ -180,8 +182,8 @@ def with_a_hole(right: bytes) -> bytes:
         lambda right: right[::-1],
     ],
 )
-def test_headers_that_lie(served: Served, make: Callable[[bytes], bytes]) -> None:
-    assert refused(served, make).reason is Reason.BAD_UPDATE
+def test_headers_that_lie(shared: Served, make: Callable[[bytes], bytes]) -> None:
+    assert refused(shared, make).reason is Reason.BAD_UPDATE
 
 
 @pytest.mark.parametrize(
@@ -196,8 +198,8 @@ def test_headers_that_lie(served: Served, make: Callable[[bytes], bytes]) -> Non
     ],
     ids=len,
 )
-def test_headers_that_claim_too_much(served: Served, body: bytes) -> None:
-    assert refused(served, lambda _: body).reason is Reason.BAD_UPDATE
+def test_headers_that_claim_too_much(shared: Served, body: bytes) -> None:
+    assert refused(shared, lambda _: body).reason is Reason.BAD_UPDATE
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +251,12 @@ def test_a_large_header_costs_memory_in_proportion(wide: Artifact, body: bytes) 
     budget.take(len(body))  # all of it is free again
 
 
-def test_a_header_is_refused_before_the_data_are_waited_for(served: Served) -> None:
-    offer = offered(served.client)
-    right = update_of(served.artifact, offer)
+def test_a_header_is_refused_before_the_data_are_waited_for(shared: Served) -> None:
+    offer = offered(shared.client, next(DEVICES))
+    right = update_of(shared.artifact, offer)
     header_end = read_header(right, HEADS_BOUNDS).data_offset
     wrong = right.replace(offer.task.encode(), b"x" * len(offer.task))
     pieces = [wrong[:8], wrong[8:header_end], *[wrong[header_end:]] * 3]
-    answer = served.client.put(path_of(offer), pieces, len(right))
+    answer = shared.client.put(path_of(offer), pieces, len(right))
     assert answer.problem.reason is Reason.WRONG_TASK
     assert answer.chunks_read == 2
