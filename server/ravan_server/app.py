@@ -6,11 +6,10 @@ import asyncio
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.params import Path as PathParameter
-from fastapi.responses import FileResponse
 from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 
@@ -31,7 +30,7 @@ from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
 from ravan_server.http_limits import SmallBodies
 from ravan_server.operations import repeated
-from ravan_server.problems import add_error_handlers
+from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
 from ravan_server.uploads import MemoryBudget, UploadReceiver
 
 __all__ = ["create_app"]
@@ -46,6 +45,7 @@ _TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 Digest = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{64}$")]
 TaskId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -59,7 +59,7 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
         coordinator: What it talks to; None: only to describe it (OpenAPI).
         uploads_bytes: Memory for unfinished uploads, all together; enough for one, at least.
     """
-    app = FastAPI(
+    app = _Aggregator(
         title="Ravan Edge aggregator",
         version=str(PROTOCOL_VERSION),
         description="How devices get tasks and send updates: docs/protocol.md.",
@@ -68,6 +68,7 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
         redirect_slashes=False,
         telemetry=_TELEMETRY,
         responses={"default": {"model": Problem, "description": "Refused."}},
+        generate_unique_id_function=lambda route: route.name,
     )
     add_error_handlers(app)
     app.add_middleware(SmallBodies, most_bytes=_MOST_MESSAGE_BYTES, exempt_suffix="/update")
@@ -82,6 +83,18 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
     _add_tasks(app, served, MemoryBudget(uploads_bytes))
     _add_reading(app, served)
     return app
+
+
+class _Aggregator(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The description of all paths; refusals are not plain JSON, which FastAPI cannot be told."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                content = operation["responses"]["default"]["content"]
+                if "application/json" in content:
+                    content[PROBLEM_TYPE] = content.pop("application/json")
+        return document
 
 
 def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
@@ -102,9 +115,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
             "requestBody": {
                 "required": True,
                 "description": "One update file: docs/artifact.md, section 8.",
-                "content": {
-                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-                },
+                "content": _BYTES,
             }
         },
     )
@@ -140,7 +151,16 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
 
 
 def _add_reading(app: FastAPI, served: Served) -> None:
-    @app.get("/v1/blobs/{digest}", response_class=FileResponse, tags=["blobs"])
+    @app.get(
+        "/v1/blobs/{digest}",
+        response_class=Response,
+        tags=["blobs"],
+        responses={
+            HTTPStatus.OK: {"description": "All of it.", "content": _BYTES},
+            HTTPStatus.PARTIAL_CONTENT: {"description": "One range of it.", "content": _BYTES},
+            HTTPStatus.NOT_MODIFIED: {"description": "The client has it."},
+        },
+    )
     async def blob(digest: Digest, request: Request) -> Response:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
         return download(served().blob(digest), digest, request.headers)

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.offers import check_protocol
 
-__all__ = ["add_error_handlers", "problem_response"]
+__all__ = ["PROBLEM_TYPE", "add_error_handlers", "problem_response"]
 
-_PROBLEM = "application/problem+json"
+PROBLEM_TYPE = "application/problem+json"
 
 
 def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
@@ -29,7 +29,7 @@ def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
     if problem.retry_after_seconds is not None:
         headers["retry-after"] = str(max(1, round(problem.retry_after_seconds)))
     content = problem.model_dump_json()
-    return Response(content, problem.status, headers=headers, media_type=_PROBLEM)
+    return Response(content, problem.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -154,7 +154,7 @@ class Receiving:
     def check(self, content: bytes, announced: int, piece: int) -> bool:
         """Whether it was taken, which it must be exactly if it is an update."""
         found = self.receive(content, announced, piece)
-        right = len(content) == announced and is_update(
+        right = len(content) == announced <= update_bytes(self.artifact.manifest) and is_update(
             content, TASK, VERSION, self.artifact.digest
         )
         if isinstance(found, CheckedUpdate):
@@ -224,7 +224,9 @@ def test_through_the_whole_server_nothing_of_a_refused_update_is_stored(shared: 
     for number in range(MUTATIONS_SENT):
         bases = [encoded(shared.artifact, offer.task, heads=heads) for heads in HEADS]
         content = mutated(bases, chance)
-        right = is_update(content, offer.task, 0, shared.artifact.digest)
+        right = len(content) <= offer.upload.most_bytes and is_update(
+            content, offer.task, 0, shared.artifact.digest
+        )
         before = shared.stored()
         answer = shared.client.put(path_of(offer), content)
         if right:
