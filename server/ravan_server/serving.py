@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
@@ -19,7 +20,7 @@ from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
 
-__all__ = ["DATABASE_NAME", "open_coordinator", "serve"]
+__all__ = ["DATABASE_NAME", "http_server", "open_coordinator", "serve"]
 
 DATABASE_NAME = "state.sqlite"
 _BACKLOG = 2048
@@ -43,6 +44,23 @@ def open_coordinator(
     except BaseException:
         store.close()
         raise
+
+
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """HTTP around the application, on sockets that its ``run`` is given."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
 
 
 def serve(
@@ -73,19 +91,7 @@ def serve(
         coordinator.start()
         try:
             app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    app,
-                    http="httptools",
-                    loop="uvloop",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    backlog=_BACKLOG,
-                    timeout_graceful_shutdown=_GRACE_SECONDS,
-                )
-            )
+            server = http_server(app)
             host, port = listening.getsockname()[:2]
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
             for number in (signal.SIGINT, signal.SIGTERM):
