@@ -17,7 +17,7 @@ ORT_STAMP := $(ORT_VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install ort-training demo test test-full soak lint format bench bench-federated clean
+.PHONY: help install ort-training demo test test-full soak lint format openapi bench bench-federated clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ lint: install  ## ruff, formatting, types
 format: install  ## rewrite to the house format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+openapi: install  ## docs/openapi.json, the server's paths and messages for programs
+	$(BIN)/python -m ravan_server.openapi > docs/openapi.json
 
 bench: install  ## how fast and how large: step, export, simulation (about half an hour)
 	for what in step export simulation; do $(BIN)/python -m bench.$$what || exit $$?; done

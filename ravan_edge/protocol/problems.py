@@ -18,6 +18,7 @@ class Reason(StrEnum):
     BAD_MESSAGE = "bad_message"
     NO_SUCH_PATH = "no_such_path"
     NO_SUCH_BLOB = "no_such_blob"
+    NO_SUCH_RANGE = "no_such_range"
     NO_SUCH_TASK = "no_such_task"
     NO_SUCH_VERSION = "no_such_version"
     NO_COMMON_PLAN = "no_common_plan"
@@ -56,6 +57,7 @@ KINDS: dict[Reason, ProblemKind] = {
     Reason.BAD_MESSAGE: ProblemKind(422, "the message is not as the protocol says"),
     Reason.NO_SUCH_PATH: ProblemKind(404, "there is nothing here"),
     Reason.NO_SUCH_BLOB: ProblemKind(404, "no such blob"),
+    Reason.NO_SUCH_RANGE: ProblemKind(416, "the blob ends before this range"),
     Reason.NO_SUCH_TASK: ProblemKind(404, "no such task"),
     Reason.NO_SUCH_VERSION: ProblemKind(404, "no such version, or its heads are gone"),
     Reason.NO_COMMON_PLAN: ProblemKind(409, "the artifact has no plan that this device can run"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.params import Path as PathParameter
-from fastapi.responses import FileResponse
 from fastapi.telemetry import TelemetryConfig
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
+from ravan_edge.artifact import update_bytes
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -28,9 +29,10 @@ from ravan_edge.protocol import (
     Versions,
 )
 from ravan_server.coordinator import Coordinator
+from ravan_server.downloads import download
 from ravan_server.http_limits import SmallBodies
 from ravan_server.operations import repeated
-from ravan_server.problems import add_error_handlers
+from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
 from ravan_server.uploads import MemoryBudget, UploadReceiver
 
 __all__ = ["create_app"]
@@ -45,11 +47,11 @@ _TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
-_FOREVER = "public, max-age=31536000, immutable"
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 Digest = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{64}$")]
 TaskId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-_ANSWER: TypeAdapter[Any] = TypeAdapter(CheckInAnswer)
+Served = Callable[[], Coordinator]
 
 
 def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000) -> FastAPI:
@@ -57,37 +59,51 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
 
     Args:
         coordinator: What it talks to; None: only to describe it (OpenAPI).
-        uploads_bytes: Memory for unfinished uploads, all together.
+        uploads_bytes: Memory for unfinished uploads, all together; enough for one, at least.
     """
-    app = FastAPI(
+    app = _Aggregator(
         title="Ravan Edge aggregator",
         version=str(PROTOCOL_VERSION),
         description="How devices get tasks and send updates: docs/protocol.md.",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=_TELEMETRY,
         responses={"default": {"model": Problem, "description": "Refused."}},
+        generate_unique_id_function=lambda route: route.name,
     )
     add_error_handlers(app)
     app.add_middleware(SmallBodies, most_bytes=_MOST_MESSAGE_BYTES, exempt_suffix="/update")
-    if coordinator is None:
-        coordinator = _Nobody()
-    _add_tasks(app, coordinator, MemoryBudget(uploads_bytes))
-    _add_reading(app, coordinator)
+
+    def served() -> Coordinator:
+        if coordinator is None:
+            raise RuntimeError("this application only describes itself")
+        return coordinator
+
+    if coordinator is not None:  # with less, no upload would ever come through
+        uploads_bytes = max(uploads_bytes, update_bytes(coordinator.artifact.manifest))
+    _add_tasks(app, served, MemoryBudget(uploads_bytes))
+    _add_reading(app, served)
     return app
 
 
-class _Nobody(Coordinator):
-    """Stands where a coordinator is needed and nobody calls it."""
+class _Aggregator(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The description of all paths; refusals are not plain JSON, which FastAPI cannot be told."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                content = operation["responses"]["default"]["content"]
+                if "application/json" in content:
+                    content[PROBLEM_TYPE] = content.pop("application/json")
+        return document
 
-    def __init__(self) -> None:
-        pass
 
-
-def _add_tasks(app: FastAPI, coordinator: Coordinator, budget: MemoryBudget) -> None:
+def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
     @app.post("/v1/check-in", response_model=CheckInAnswer, tags=["tasks"])
     async def check_in(message: CheckIn) -> Response:
         """Offer work: the answer is a task, or when to come back."""
+        coordinator = served()
         found = coordinator.check_in(message)
         if isinstance(found, ComeBack):
             return _json(found)
@@ -101,15 +117,14 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator, budget: MemoryBudget) -> 
             "requestBody": {
                 "required": True,
                 "description": "One update file: docs/artifact.md, section 8.",
-                "content": {
-                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-                },
+                "content": _BYTES,
             }
         },
     )
     async def upload(task: TaskId, request: Request) -> Response:
         """Send the update of a task. Sending the same again is harmless."""
         length = _announced(request)
+        coordinator = served()
         row = coordinator.task(task)
         receiver = UploadReceiver(
             coordinator.artifact,
@@ -134,19 +149,23 @@ def _add_tasks(app: FastAPI, coordinator: Coordinator, budget: MemoryBudget) -> 
     @app.post("/v1/tasks/{task}/failure", status_code=HTTPStatus.NO_CONTENT, tags=["tasks"])
     async def failure(task: TaskId, message: DeviceFailure) -> None:
         """Give a task back."""
-        coordinator.task(task)
-        await asyncio.wrap_future(coordinator.give_back(task, message))
+        await asyncio.wrap_future(served().give_back(task, message))
 
 
-def _add_reading(app: FastAPI, coordinator: Coordinator) -> None:
-    @app.get("/v1/blobs/{digest}", response_class=FileResponse, tags=["blobs"])
+def _add_reading(app: FastAPI, served: Served) -> None:
+    @app.get(
+        "/v1/blobs/{digest}",
+        response_class=Response,
+        tags=["blobs"],
+        responses={
+            HTTPStatus.OK: {"description": "All of it.", "content": _BYTES},
+            HTTPStatus.PARTIAL_CONTENT: {"description": "One range of it.", "content": _BYTES},
+            HTTPStatus.NOT_MODIFIED: {"description": "The client has it."},
+        },
+    )
     async def blob(digest: Digest, request: Request) -> Response:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
-        path = coordinator.blob(digest)
-        headers = {"etag": f'"{digest}"', "cache-control": _FOREVER}
-        if request.headers.get("if-none-match") == headers["etag"]:
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return FileResponse(path, headers=headers, media_type="application/octet-stream")
+        return download(served().blob(digest), digest, request.headers)
 
     @app.get("/v1/versions", response_model=Versions, tags=["versions"])
     def versions() -> Response:
@@ -161,7 +180,7 @@ def _add_reading(app: FastAPI, coordinator: Coordinator) -> None:
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:
         """Where the rounds stand."""
-        return _json(coordinator.status())
+        return _json(served().status())
 
     @app.get("/healthz", tags=["status"])
     async def healthz() -> dict[str, str]:
@@ -176,7 +195,7 @@ def _announced(request: Request) -> int:
         Refusal: None, or the body is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
+    if encoding.lower() != "identity":
         raise Refusal(Reason.ENCODED, f"content-encoding {encoding[:40]!r}: send the file as it is")
     text = request.headers.get("content-length", "")
     if not _DECIMAL.fullmatch(text):

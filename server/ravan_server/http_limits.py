@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,11 +35,19 @@ class SmallBodies:
         ):
             await self._app(scope, receive, send)
             return
+        announced = Headers(scope=scope).get("content-length", "0")
+        if not announced.isdecimal() or int(announced[:20]) > self._most_bytes:
+            await self._too_large()(scope, receive, send)
+            return
         # A message is small: it is taken whole before anything looks at it.
         messages: list[Message] = []
         received, more = 0, True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                gone = Refusal(Reason.CUT_OFF, "the connection ended within the message")
+                await problem_response(gone, close=True)(scope, receive, send)
+                return
             messages.append(message)
             received += len(message.get("body", b""))
             more = message.get("more_body", False)

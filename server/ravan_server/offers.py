@@ -65,7 +65,7 @@ def check_protocol(version: object) -> None:
     Raises:
         Refusal: Says which side is old.
     """
-    if version == PROTOCOL_VERSION or not isinstance(version, int):
+    if type(version) is not int or version == PROTOCOL_VERSION:
         return  # what is no number is refused as a bad message
     side = "device" if version < PROTOCOL_VERSION else "server"
     raise Refusal(

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.offers import check_protocol
 
-__all__ = ["add_error_handlers", "problem_response"]
+__all__ = ["PROBLEM_TYPE", "add_error_handlers", "problem_response"]
 
-_PROBLEM = "application/problem+json"
+PROBLEM_TYPE = "application/problem+json"
 
 
 def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
@@ -29,7 +29,7 @@ def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
     if problem.retry_after_seconds is not None:
         headers["retry-after"] = str(max(1, round(problem.retry_after_seconds)))
     content = problem.model_dump_json()
-    return Response(content, problem.status, headers=headers, media_type=_PROBLEM)
+    return Response(content, problem.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -41,7 +41,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> Response:
-        if request.url.path == "/v1/check-in" and isinstance(error.body, dict):
+        # The scope's path, not that of `request.url`, which cannot be made from every query.
+        if request.scope["path"] == "/v1/check-in" and isinstance(error.body, dict):
             try:
                 check_protocol(error.body.get("protocol"))
             except Refusal as refusal:
@@ -51,7 +52,8 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         if error.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
-            detail = f"{request.method} {request.url.path[:200]}: docs/protocol.md lists the paths"
+            where = _printable(f"{request.method} {request.scope['path'][:200]}")
+            detail = f"{where}: docs/protocol.md lists the paths"
             return _respond(request, Refusal(Reason.NO_SUCH_PATH, detail))
         return _respond(request, Refusal(Reason.BAD_MESSAGE, str(error.detail)))
 
@@ -72,4 +74,11 @@ def _respond(request: Request, refusal: Refusal) -> Response:
 def _first_error(error: RequestValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])[:200]
-    return f"{place}: {first['msg']}"[:1000]
+    return _printable(f"{place}: {first['msg']}"[:1000])
+
+
+def _printable(text: str) -> str:
+    """What a client wrote, so that no terminal obeys it."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
@@ -21,7 +22,14 @@ from ravan_server.parts import Parts
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
 
-__all__ = ["BLOBS_NAME", "DATABASE_NAME", "UPDATES_NAME", "open_coordinator", "serve"]
+__all__ = [
+    "BLOBS_NAME",
+    "DATABASE_NAME",
+    "UPDATES_NAME",
+    "http_server",
+    "open_coordinator",
+    "serve",
+]
 
 DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
@@ -65,6 +73,23 @@ def open_coordinator(
         raise
 
 
+def http_server(app: FastAPI) -> uvicorn.Server:
+    """HTTP around the application, on sockets that its ``run`` is given."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            loop="uvloop",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+
+
 def serve(
     artifact: Artifact,
     state: Path,
@@ -96,19 +121,7 @@ def serve(
         coordinator.start()
         try:
             app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)
-            server = uvicorn.Server(
-                uvicorn.Config(
-                    app,
-                    http="httptools",
-                    loop="uvloop",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    backlog=_BACKLOG,
-                    timeout_graceful_shutdown=_GRACE_SECONDS,
-                )
-            )
+            server = http_server(app)
             host, port = listening.getsockname()[:2]
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
             for number in (signal.SIGINT, signal.SIGTERM):

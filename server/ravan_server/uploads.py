@@ -13,7 +13,7 @@ import numpy as np
 
 from ravan_edge.artifact import HEADS_BOUNDS, Artifact, update_bytes
 from ravan_edge.artifact.tensor_header import header_length
-from ravan_edge.errors import ArtifactError
+from ravan_edge.errors import ArtifactError, TensorFileError
 from ravan_edge.merge import MergeScale
 from ravan_edge.methods import Method
 from ravan_edge.protocol import Reason, Refusal, UpdateInfo, check_update_header, decode_update
@@ -87,6 +87,11 @@ class UploadReceiver:
             raise Refusal(
                 Reason.TOO_LARGE, f"{length} bytes, an update of this artifact has at most {most}"
             )
+        if length < _LENGTH_BYTES:
+            raise Refusal(
+                Reason.BAD_UPDATE,
+                f"{length} bytes, an update begins with {_LENGTH_BYTES} of length",
+            )
         self._artifact = artifact
         self._method = method
         self._task = task
@@ -131,6 +136,9 @@ class UploadReceiver:
                 self._artifact.digest,
                 where=_WHERE,
             )
+        except TensorFileError as error:
+            # The header was checked before: what is left are numbers that are none.
+            raise Refusal(Reason.BAD_NUMBERS, str(error)) from None
         except ArtifactError as error:
             raise Refusal(Reason.BAD_UPDATE, str(error)) from None
         bound = 2.0 ** MergeScale(0).bound_exponent
