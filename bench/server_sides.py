@@ -146,6 +146,7 @@ def make_known(artifact: Artifact, state: Path, devices: int, after: RoundSettin
     Through the coordinator, without the network: a server with one round for all, then one with
     ``after``, which is how later rounds run.
     """
+    state.mkdir()
     updates = Updates(str(artifact.folder))
     everybody = RoundSettings(goal=devices, over_selection=1.0)
     first = open_coordinator(artifact, state, everybody, ServerSettings())

@@ -104,7 +104,7 @@ class Coordinator:
         self._recover()
         with store.reading() as transaction:
             self._view = View.load(transaction)
-        self._writer = GroupCommit(store, log, clock, self._committed)
+        self._writer = GroupCommit(store, log, clock, self._committed, lambda: self._view)
         self._housekeeper = threading.Thread(target=self._keep_house, name="rounds", daemon=True)
 
     def start(self) -> None:
@@ -145,7 +145,9 @@ class Coordinator:
         if reason is not None:
             return self._come_back(reason)
         self._asked(1)
-        future = self._writer.submit(lambda work: assign(work, check_in, plan))
+        future = self._writer.submit(
+            lambda work: assign(work, check_in, plan), device=check_in.device
+        )
         future.add_done_callback(lambda _: self._asked(-1))
         return future
 

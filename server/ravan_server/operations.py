@@ -63,7 +63,7 @@ def assign(work: Work, check_in: CheckIn, plan: str) -> TaskRow | WaitReason:
     attempt = work.attempt
     if attempt.state is not AttemptState.OPEN:
         return WaitReason.MERGING
-    found = work.transaction.task_of(attempt.id, check_in.device)
+    found = work.task_of(check_in.device)
     if found is not None:
         # The answer to its last check-in was lost, or it was killed: the same task again.
         return found if found.state is TaskState.TRAINING else WaitReason.TOOK_PART
@@ -73,7 +73,7 @@ def assign(work: Work, check_in: CheckIn, plan: str) -> TaskRow | WaitReason:
         task=secrets.token_urlsafe(_TASK_BYTES),
         attempt=attempt.id,
         device=check_in.device,
-        number=work.transaction.device(check_in.device),
+        number=work.number(check_in.device),
         plan=plan,
         heads_to_train=check_in.heads_to_train,
         state=TaskState.TRAINING,
@@ -163,8 +163,8 @@ def turn(work: Work, settings: RoundSettings, seed: int) -> None:
     """Let time pass: a deadline ends the attempt; one that failed is followed by another."""
     work.save(work.attempt.at(work.now))
     if work.attempt.state is AttemptState.FAILED:
-        work.transaction.end_tasks(work.attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
-        work.transaction.end_tasks(work.attempt.id, TaskState.ACCEPTED, TaskState.UNUSED, work.now)
+        work.end_tasks(work.attempt.id, TaskState.TRAINING, TaskState.LATE)
+        work.end_tasks(work.attempt.id, TaskState.ACCEPTED, TaskState.UNUSED)
         work.begin(work.attempt.following(settings, seed, work.now))
 
 
@@ -176,15 +176,15 @@ def record_merge(
     if attempt.id != version.attempt or attempt.state is not AttemptState.CLOSED:
         return  # recorded before
     work.transaction.add_version(version)
-    work.transaction.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.MERGED, work.now)
-    work.transaction.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
+    work.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.MERGED)
+    work.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE)
     work.save(attempt.merged())
     if attempt.round < rounds:
         work.begin(work.attempt.following(settings, seed, work.now))
 
 
 def _task(work: Work, task: str) -> TaskRow:
-    row = work.transaction.task(task)
+    row = work.task(task)
     if row is None:
         raise Refusal(Reason.NO_SUCH_TASK, f"there is no task {task}: check in again")
     return row
