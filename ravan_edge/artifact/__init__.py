@@ -31,7 +31,13 @@ from ravan_edge.artifact.opening import (
     Artifact,
     open_artifact,
 )
-from ravan_edge.artifact.summary import ArtifactSummary, describe, heads_bytes, update_bytes
+from ravan_edge.artifact.summary import (
+    ArtifactSummary,
+    describe,
+    heads_bytes,
+    most_update_bytes,
+    update_bytes,
+)
 from ravan_edge.artifact.tensor_file import (
     BASE_BOUNDS,
     HEADS_BOUNDS,
@@ -42,6 +48,7 @@ from ravan_edge.artifact.tensor_file import (
     read_header,
     read_tensors,
     tensors_from_bytes,
+    tensors_of,
     tensors_to_bytes,
     write_tensors,
 )
@@ -79,6 +86,7 @@ __all__ = [
     "heads_version",
     "load_heads",
     "map_tensors",
+    "most_update_bytes",
     "open_artifact",
     "parse_manifest",
     "read_graph",
@@ -87,6 +95,7 @@ __all__ = [
     "read_heads",
     "read_tensors",
     "tensors_from_bytes",
+    "tensors_of",
     "tensors_to_bytes",
     "update_bytes",
     "write_heads",

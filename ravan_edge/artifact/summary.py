@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import ReferenceType, ref
 
 from ravan_edge.artifact.heads import heads_metadata
 from ravan_edge.artifact.manifest import ConformanceCase, Layer, Manifest, TensorEntry
@@ -19,6 +20,7 @@ __all__ = [
     "UploadSummary",
     "describe",
     "heads_bytes",
+    "most_update_bytes",
     "update_bytes",
 ]
 
@@ -206,6 +208,21 @@ def update_bytes(
             tensors[entry.name] = ("F32", entry.shape)
     known = _WIDEST_UPDATE_METADATA if metadata is None else metadata
     return planned_header(tensors, known).file_bytes
+
+
+_latest: tuple[ReferenceType[Manifest], int] | None = None
+
+
+def most_update_bytes(manifest: Manifest) -> int:
+    """:func:`update_bytes` of all heads: what a server compares every upload with.
+
+    Remembered for the latest manifest, since a process works on one artifact.
+    """
+    global _latest  # noqa: PLW0603  (a memo of one entry)
+    found = _latest
+    if found is None or found[0]() is not manifest:
+        found = _latest = (ref(manifest), update_bytes(manifest))
+    return found[1]
 
 
 def _plan_blobs(artifact: Artifact) -> dict[str, dict[str, int]]:

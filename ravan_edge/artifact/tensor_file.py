@@ -44,6 +44,7 @@ __all__ = [
     "read_header",
     "read_tensors",
     "tensors_from_bytes",
+    "tensors_of",
     "tensors_to_bytes",
     "write_tensors",
 ]
@@ -157,11 +158,21 @@ def tensors_from_bytes(
     Raises:
         TensorFileError: A rule of section 5 is broken.
     """
-    view = memoryview(content)
-    header = _header_of_buffer(view, bounds, where)
+    header = _header_of_buffer(memoryview(content), bounds, where)
     if expected is not None:
         check_expected(header, expected, where)
-    return _views(view, header, bounds, where)
+    return tensors_of(content, header, bounds, where=where)
+
+
+def tensors_of(
+    content: bytes | memoryview, header: TensorHeader, bounds: TensorBounds, *, where: str
+) -> dict[str, NDArray[Any]]:
+    """As :func:`tensors_from_bytes`, for a file whose header was read and checked before.
+
+    Raises:
+        TensorFileError: A value is not allowed.
+    """
+    return _views(memoryview(content), header, bounds, where)
 
 
 def map_tensors(

@@ -20,10 +20,10 @@ from ravan_edge.artifact import (
     Manifest,
     Role,
     TensorHeader,
+    most_update_bytes,
     read_header,
-    tensors_from_bytes,
+    tensors_of,
     tensors_to_bytes,
-    update_bytes,
 )
 from ravan_edge.artifact.tensor_file import check_expected
 from ravan_edge.artifact.tensor_header import parse_header
@@ -153,9 +153,8 @@ def decode_update(
     info = _info(header.metadata, artifact, where)
     # A layer that is left out trained nothing.
     trained = dict.fromkeys(_layers(method), np.empty(0, np.int32))
-    tensors = tensors_from_bytes(
-        content, HEADS_BOUNDS, _expected(header, method, where), where=where
-    )
+    check_expected(header, _expected(header, method, where), where)
+    tensors = tensors_of(content, header, HEADS_BOUNDS, where=where)
     difference = np.zeros(method.layout.size, np.float32)
     for segment in method.layout.segments:
         values = difference[segment.place].reshape(segment.shape)
@@ -209,12 +208,12 @@ def read_update(path: Path, manifest: Manifest, method: Method, artifact: str) -
     with storage_errors(path, "read the file"):
         _check_size(path.stat().st_size, manifest, str(path))
         with path.open("rb") as file:
-            content = file.read(update_bytes(manifest) + 1)  # it may have grown since
+            content = file.read(most_update_bytes(manifest) + 1)  # it may have grown since
     return decode_update(content, manifest, method, artifact, where=str(path))
 
 
 def _check_size(size: int, manifest: Manifest, where: str) -> None:
-    largest = update_bytes(manifest)
+    largest = most_update_bytes(manifest)
     if size > largest:
         raise _refused(f"{size} bytes, an update has at most {largest}", where)
 

@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-from ravan_edge.artifact import HEADS_BOUNDS, Artifact, update_bytes
+from ravan_edge.artifact import HEADS_BOUNDS, Artifact, most_update_bytes
 from ravan_edge.artifact.tensor_header import header_length
 from ravan_edge.errors import ArtifactError
 from ravan_edge.merge import MergeScale
@@ -82,7 +82,7 @@ class UploadReceiver:
         length: int,
         budget: MemoryBudget,
     ) -> None:
-        most = update_bytes(artifact.manifest)
+        most = most_update_bytes(artifact.manifest)
         if length > most:
             raise Refusal(
                 Reason.TOO_LARGE, f"{length} bytes, an update of this artifact has at most {most}"
