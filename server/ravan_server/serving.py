@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +28,9 @@ UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
 _BACKLOG = 2048
 _GRACE_SECONDS = 10
+# The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
+# Python's own 5 ms let the event loop keep it so long each time.
+_SWITCH_SECONDS = 0.0005
 
 
 def open_coordinator(
@@ -72,6 +77,8 @@ def serve(
         sync_folder(state.resolve().parent)
     with FolderLock(state, what="state", option="--state"):
         listening = _listen(settings)
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        _allow_connections()
         coordinator = open_coordinator(artifact, state, rounds, settings)
         coordinator.start()
         try:
@@ -84,6 +91,7 @@ def serve(
                     lifespan="off",
                     log_config=None,
                     access_log=False,
+                    proxy_headers=False,
                     server_header=False,
                     backlog=_BACKLOG,
                     timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -97,6 +105,17 @@ def serve(
             server.run(sockets=[listening])
         finally:
             coordinator.stop()
+
+
+def _allow_connections() -> None:
+    """As many open connections as the system lets this process have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS may refuse "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(settings: ServerSettings) -> socket.socket:
