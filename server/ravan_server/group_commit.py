@@ -8,7 +8,9 @@ and only then answers them. An answer is therefore a promise that survives a kil
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ __all__ = ["GroupCommit", "Memory", "Operation", "Work"]
 Result = TypeVar("Result")
 
 _MOST_OPERATIONS = 512
+_ID_BYTES = 16
+_IDS_AT_ONCE = 32
 
 
 class Memory(Protocol):
@@ -69,7 +73,8 @@ class Work:
     memory: Memory | None = None
     changed_tasks: list[TaskRow] = field(default_factory=list)
     _stored: Attempt = field(init=False)
-    _numbers: dict[str, int] = field(default_factory=dict)
+    _ids: list[str] = field(default_factory=list)
+    _numbers: dict[str, int | None] = field(default_factory=dict)
     _new_numbers: dict[str, int] = field(default_factory=dict)
     _added: dict[str, TaskRow] = field(default_factory=dict)
     _saved: dict[str, TaskRow] = field(default_factory=dict)
@@ -84,19 +89,29 @@ class Work:
 
     def expect(self, devices: Iterable[str]) -> None:
         """These devices will be asked for: look up their numbers at once."""
-        self._numbers.update(self.transaction.numbers(list(devices)))
+        missing = [device for device in devices if device not in self._numbers]
+        self._numbers.update(dict.fromkeys(missing))
+        self._numbers.update(self.transaction.numbers(missing))
 
     def number(self, device: str) -> int:
         """The number of a device; a new one gets the next free number, from 0."""
-        if device not in self._numbers:
-            self._numbers.update(self.transaction.numbers([device]))
-        if device not in self._numbers:
+        self.expect([device])
+        number = self._numbers[device]
+        if number is None:
             if self._new_numbers:
                 number = next(reversed(self._new_numbers.values())) + 1
             else:
                 number = self.transaction.devices()
             self._numbers[device] = self._new_numbers[device] = number
-        return self._numbers[device]
+        return number
+
+    def new_task(self) -> str:
+        """A task's id that nobody can guess."""
+        if not self._ids:  # many at once: each call of the system lets another thread go first
+            drawn = secrets.token_bytes(_ID_BYTES * _IDS_AT_ONCE)
+            parts = (drawn[at : at + _ID_BYTES] for at in range(0, len(drawn), _ID_BYTES))
+            self._ids = [urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts]
+        return self._ids.pop()
 
     def task(self, task: str) -> TaskRow | None:
         """A task by its id."""

@@ -6,7 +6,6 @@ Each checks everything before it writes anything. The copy in memory that reques
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 
 from ravan_edge.protocol import (
@@ -33,8 +32,6 @@ __all__ = [
     "repeated",
     "turn",
 ]
-
-_TASK_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def assign(work: Work, check_in: CheckIn, plan: str) -> TaskRow | WaitReason:
     if not attempt.free_places:
         return WaitReason.ROUND_FULL
     row = TaskRow(
-        task=secrets.token_urlsafe(_TASK_BYTES),
+        task=work.new_task(),
         attempt=attempt.id,
         device=check_in.device,
         number=work.number(check_in.device),

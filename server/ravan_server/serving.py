@@ -26,7 +26,7 @@ __all__ = ["BLOBS_NAME", "DATABASE_NAME", "UPDATES_NAME", "open_coordinator", "s
 DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
-_BACKLOG = 2048
+_BACKLOG = 65_535  # the system takes what it allows (Linux: net.core.somaxconn)
 _GRACE_SECONDS = 10
 # The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
 # Python's own 5 ms let the event loop keep it so long each time.
