@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -103,6 +104,8 @@ def serve(
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
             on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            gc.collect()
+            gc.freeze()  # what is there now stays: a search for garbage need not look at it
             server.run(sockets=listening)
         finally:
             coordinator.stop()
