@@ -81,7 +81,9 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         "ravan_server",
         "ravan_edge-0.1.0.dist-info",
     }
-    assert {f"{name}/py.typed" for name in ("ravan_edge", "ravan_export", "ravan_server")} <= set(names)
+    assert {f"{name}/py.typed" for name in ("ravan_edge", "ravan_export", "ravan_server")} <= set(
+        names
+    )
     licences = {name.rpartition("/")[2] for name in names if "/licenses/" in name}
     assert licences == {"LICENSE", "NOTICE"}
 

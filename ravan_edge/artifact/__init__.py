@@ -32,7 +32,12 @@ from ravan_edge.artifact.opening import (
     files_of_plan,
     open_artifact,
 )
-from ravan_edge.artifact.summary import ArtifactSummary, describe, heads_bytes, update_bytes
+from ravan_edge.artifact.summary import (
+    ArtifactSummary,
+    describe,
+    heads_bytes,
+    update_bytes,
+)
 from ravan_edge.artifact.tensor_file import (
     BASE_BOUNDS,
     HEADS_BOUNDS,

@@ -13,7 +13,6 @@ from fastapi.params import Path as PathParameter
 from fastapi.telemetry import TelemetryConfig
 from pydantic import BaseModel
 
-from ravan_edge.artifact import update_bytes
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -81,7 +80,7 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
         return coordinator
 
     if coordinator is not None:  # with less, no upload would ever come through
-        uploads_bytes = max(uploads_bytes, update_bytes(coordinator.artifact.manifest))
+        uploads_bytes = max(uploads_bytes, coordinator.reader.largest_bytes)
     _add_tasks(app, served, MemoryBudget(uploads_bytes))
     _add_reading(app, served)
     return app
@@ -127,8 +126,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
         coordinator = served()
         row = coordinator.task(task)
         receiver = UploadReceiver(
-            coordinator.artifact,
-            coordinator.method,
+            coordinator.reader,
             task,
             coordinator.version_of(row),
             length,
@@ -170,12 +168,12 @@ def _add_reading(app: FastAPI, served: Served) -> None:
     @app.get("/v1/versions", response_model=Versions, tags=["versions"])
     def versions() -> Response:
         """All versions of the heads."""
-        return _json(Versions(versions=tuple(coordinator.versions())))
+        return _json(Versions(versions=tuple(served().versions())))
 
     @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
     def rollback(version: Annotated[int, PathParameter(ge=0, lt=1 << 53)]) -> Response:
         """Make an older version's heads the latest again, as a new version."""
-        return _json(coordinator.go_back(version))
+        return _json(served().go_back(version))
 
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:

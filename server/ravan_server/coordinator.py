@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.methods import Method
 from ravan_edge.protocol import (
     CheckIn,
     ComeBack,
@@ -21,6 +20,7 @@ from ravan_edge.protocol import (
     Refusal,
     ServerStatus,
     TaskOffer,
+    UpdateReader,
     VersionInfo,
     WaitReason,
 )
@@ -73,15 +73,22 @@ class Coordinator:
         self._clock = parts.clock
         self._settings = parts.settings
         self._files = ArtifactBlobs(parts.artifact)
-        self._merger = Merger(parts.artifact, parts.method, parts.blobs, parts.log)
+        self._merger = Merger(parts)
         self._windows = ReturnWindows(parts.settings.check_ins_per_second)
         self._asking = 0
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
+        self._trusted = True
         recover(parts)
         with self._store.reading() as transaction:
             self._view = View.load(transaction)
-        self._writer = GroupCommit(self._store, parts.log, self._clock, self._committed)
+        self._writer = GroupCommit(
+            self._store,
+            parts.log,
+            self._clock,
+            self._committed,
+            lambda: self._view if self._trusted else None,
+        )
         self._housekeeper = Housekeeper(
             parts, self._writer, self._merger, lambda: self._view, self._evaluate
         )
@@ -97,9 +104,9 @@ class Coordinator:
         return self._parts.artifact
 
     @property
-    def method(self) -> Method:
-        """Its method."""
-        return self._parts.method
+    def reader(self) -> UpdateReader:
+        """Checks and reads its updates."""
+        return self._parts.reader
 
     def start(self) -> None:
         """Begin to work."""
@@ -151,7 +158,9 @@ class Coordinator:
         if reason is not None:
             return self._come_back(reason)
         self._asked(1)
-        future = self._writer.submit(lambda work: assign(work, check_in, plan))
+        future = self._writer.submit(
+            lambda work: assign(work, check_in, plan), device=check_in.device
+        )
         future.add_done_callback(lambda _: self._asked(-1))
         return future
 
@@ -162,7 +171,14 @@ class Coordinator:
         view = self._view
         if found.attempt != view.attempt.id:
             return self._come_back(WaitReason.MERGING)  # the round ended in this very moment
-        return task_offer(found, view.attempt, view.heads, self.artifact, self._clock())
+        return task_offer(
+            found,
+            view.attempt,
+            view.heads,
+            self.artifact,
+            self.reader.largest_bytes,
+            self._clock(),
+        )
 
     def task(self, task: str) -> TaskRow:
         """A task whose update is about to be sent: known, and worth receiving or comparing.
@@ -281,10 +297,12 @@ class Coordinator:
             self._asking += more
 
     def _committed(self, work: Work | None) -> None:
-        view = self._view
-        if work is None or not view.follow(work):
+        self._trusted = self._trusted and work is not None
+        if not self._trusted or work is None or not self._view.follow(work):
+            self._trusted = False  # until it is read again, which may fail
             with self._store.reading() as transaction:
                 self._view = View.load(transaction)
+            self._trusted = True
         attempt = self._view.attempt
         if attempt.state is AttemptState.CLOSED:
             self._typical_seconds = attempt.running_seconds(attempt.ended_at or 0.0)

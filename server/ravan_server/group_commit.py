@@ -7,35 +7,65 @@ and only then answers them. An answer is therefore a promise that survives a kil
 
 from __future__ import annotations
 
+import logging
 import queue
+import secrets
 import threading
-from collections.abc import Callable
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from ravan_edge.errors import StorageError
+from ravan_edge.errors import RavanError, StorageError
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.blobs import UpdateLog
 from ravan_server.rounds import Attempt
-from ravan_server.store import Store, TaskRow, Transaction
+from ravan_server.store import Store, TaskRow, TaskState, Transaction
 
-__all__ = ["GroupCommit", "Operation", "Work"]
+__all__ = ["GroupCommit", "Memory", "Operation", "Work"]
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _MOST_OPERATIONS = 512
+_ID_BYTES = 16
+_IDS_AT_ONCE = 32
+
+
+class Memory(Protocol):
+    """What the store held at the last commit, as far as operations ask for it."""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The latest attempt."""
+        ...
+
+    @property
+    def tasks(self) -> Mapping[str, TaskRow]:
+        """All its tasks by id."""
+        ...
+
+    @property
+    def task_of(self) -> Mapping[str, TaskRow]:
+        """All its devices' tasks."""
+        ...
 
 
 @dataclass
 class Work:
     """What an operation works on.
 
+    Rows are written together, at the end of the transaction: one statement for many costs far less than
+    one for each. Until then they are read from here.
+
     Attributes:
         transaction: The store, inside a transaction.
         log: The update log.
         now: Seconds since 1970.
         attempt: The latest attempt. Operations change it through :meth:`save`.
+        memory: What the store held when the transaction began; None: it is asked for everything.
         changed_tasks: Rows that were written, for whoever keeps a copy.
     """
 
@@ -43,8 +73,15 @@ class Work:
     log: UpdateLog
     now: float
     attempt: Attempt
+    memory: Memory | None = None
     changed_tasks: list[TaskRow] = field(default_factory=list)
     _stored: Attempt = field(init=False)
+    _ids: list[str] = field(default_factory=list)
+    _numbers: dict[str, int | None] = field(default_factory=dict)
+    _new_numbers: dict[str, int] = field(default_factory=dict)
+    _added: dict[str, TaskRow] = field(default_factory=dict)
+    _saved: dict[str, TaskRow] = field(default_factory=dict)
+    _task_of: dict[str, TaskRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._stored = self.attempt
@@ -53,31 +90,99 @@ class Work:
         """The attempt is now this; written once, at the end of the transaction."""
         self.attempt = attempt
 
+    def expect(self, devices: Iterable[str]) -> None:
+        """These devices will be asked for: look up their numbers at once."""
+        missing = [device for device in devices if device not in self._numbers]
+        self._numbers.update(dict.fromkeys(missing))
+        self._numbers.update(self.transaction.numbers(missing))
+
+    def number(self, device: str) -> int:
+        """The number of a device; a new one gets the next free number, from 0."""
+        self.expect([device])
+        number = self._numbers[device]
+        if number is None:
+            if self._new_numbers:
+                number = next(reversed(self._new_numbers.values())) + 1
+            else:
+                number = self.transaction.devices()
+            self._numbers[device] = self._new_numbers[device] = number
+        return number
+
+    def new_task(self) -> str:
+        """A task's id that nobody can guess."""
+        if not self._ids:  # many at once: each call of the system lets another thread go first
+            drawn = secrets.token_bytes(_ID_BYTES * _IDS_AT_ONCE)
+            parts = (drawn[at : at + _ID_BYTES] for at in range(0, len(drawn), _ID_BYTES))
+            self._ids = [urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts]
+        return self._ids.pop()
+
+    def task(self, task: str) -> TaskRow | None:
+        """A task by its id."""
+        row = self._added.get(task) or self._saved.get(task)
+        if row is None and self.memory is not None:
+            row = self.memory.tasks.get(task)
+        return row or self.transaction.task(task)
+
+    def task_of(self, device: str) -> TaskRow | None:
+        """The task that a device has, or had, in the latest attempt."""
+        row = self._task_of.get(device)
+        if row is not None:
+            return row
+        if self.memory is not None and self.memory.attempt.id == self.attempt.id:
+            return self.memory.task_of.get(device)
+        return self.transaction.task_of(self.attempt.id, device)
+
     def add_task(self, row: TaskRow) -> None:
-        """A new task."""
-        self.transaction.add_task(row)
-        self.changed_tasks.append(row)
+        """A new task of the latest attempt."""
+        self._added[row.task] = row
+        self._changed(row)
 
     def save_task(self, row: TaskRow) -> None:
         """A task, changed."""
-        self.transaction.save_task(row)
-        self.changed_tasks.append(row)
+        (self._added if row.task in self._added else self._saved)[row.task] = row
+        self._changed(row)
+
+    def end_tasks(self, attempt: int, before: TaskState, after: TaskState) -> None:
+        """Move all tasks of an attempt from one state to another."""
+        self.write()
+        self.memory = None  # it knows nothing of this
+        self.transaction.end_tasks(attempt, before, after, self.now)
 
     def begin(self, attempt: Attempt) -> None:
         """Another attempt is the latest from now on."""
-        self.write_attempt()
+        self.write()
         self.transaction.add_attempt(attempt)
         self.attempt = self._stored = attempt
 
-    def write_attempt(self) -> None:
-        """Write the attempt, if it changed."""
+    def write(self) -> None:
+        """Write what changed."""
+        if self._new_numbers:
+            self.transaction.add_devices(self._new_numbers)
+        if self._added:
+            self.transaction.add_tasks(list(self._added.values()))
+        if self._saved:
+            self.transaction.save_tasks(list(self._saved.values()))
+        for written in (self._new_numbers, self._added, self._saved, self._task_of):
+            written.clear()
         if self.attempt != self._stored:
             self.transaction.save_attempt(self.attempt)
             self._stored = self.attempt
 
+    def _changed(self, row: TaskRow) -> None:
+        self.changed_tasks.append(row)
+        if row.attempt == self.attempt.id:
+            self._task_of[row.device] = row
+
 
 Operation = Callable[[Work], Any]
 """Runs inside a transaction. It may raise a Refusal, but only before it has written anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    operation: Operation
+    future: Future[Any]
+    device: str | None
 
 
 class GroupCommit:
@@ -89,6 +194,8 @@ class GroupCommit:
         clock: Seconds since 1970.
         on_commit: Called in the writer's thread after every commit, before anybody is answered;
             with None after one that failed, when nobody knows what the store holds.
+        memory: What the last call of ``on_commit`` left behind, to spare reading it; it holds all that
+            the store does.
     """
 
     def __init__(
@@ -97,22 +204,31 @@ class GroupCommit:
         log: UpdateLog,
         clock: Callable[[], float],
         on_commit: Callable[[Work | None], None],
+        memory: Callable[[], Memory | None] = lambda: None,
     ) -> None:
         self._store = store
         self._log = log
         self._clock = clock
         self._on_commit = on_commit
-        self._waiting: queue.SimpleQueue[tuple[Operation, Future[Any]] | None] = queue.SimpleQueue()
+        self._memory = memory
+        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
         self._thread.start()
 
-    def submit(self, operation: Callable[[Work], Result]) -> Future[Result]:
-        """Queue an operation; its result once it is durable, or a Refusal."""
+    def submit(
+        self, operation: Callable[[Work], Result], *, device: str | None = None
+    ) -> Future[Result]:
+        """Queue an operation; its result once it is durable, or a Refusal.
+
+        Args:
+            operation: What to do.
+            device: The device that it will give a task to, so that many are looked up at once.
+        """
         future: Future[Result] = Future()
-        self._waiting.put((operation, future))
+        self._waiting.put(_Waiting(operation, future, device))
         return future
 
     def stop(self) -> None:
@@ -124,7 +240,7 @@ class GroupCommit:
         ending = False
         while not ending:
             first = self._waiting.get()
-            batch: list[tuple[Operation, Future[Any]]] = []
+            batch: list[_Waiting] = []
             ending = self._take(first, batch)
             while not ending and len(batch) < _MOST_OPERATIONS:
                 try:
@@ -135,36 +251,40 @@ class GroupCommit:
                 self._commit(batch)
 
     @staticmethod
-    def _take(
-        item: tuple[Operation, Future[Any]] | None, batch: list[tuple[Operation, Future[Any]]]
-    ) -> bool:
+    def _take(item: _Waiting | None, batch: list[_Waiting]) -> bool:
         """Put what was queued into the batch; whether it was the sign to end."""
         if item is None:
             return True
         # A request whose client has gone is not begun; once begun it cannot be cancelled.
-        if item[1].set_running_or_notify_cancel():
+        if item.future.set_running_or_notify_cancel():
             batch.append(item)
         return False
 
-    def _commit(self, batch: list[tuple[Operation, Future[Any]]]) -> None:
+    def _commit(self, batch: list[_Waiting]) -> None:
         answers: list[tuple[Future[Any], Any, Refusal | None]] = []
         try:
             with self._store.writing() as transaction:
-                work = Work(transaction, self._log, self._clock(), transaction.attempt())
-                for operation, future in batch:
+                work = Work(
+                    transaction, self._log, self._clock(), transaction.attempt(), self._memory()
+                )
+                work.expect(each.device for each in batch if each.device is not None)
+                for each in batch:
                     try:
-                        answers.append((future, operation(work), None))
+                        answers.append((each.future, each.operation(work), None))
                     except Refusal as refusal:
-                        answers.append((future, None, refusal))
-                work.write_attempt()
+                        answers.append((each.future, None, refusal))
+                work.write()
                 self._log.sync()
             self._on_commit(work)
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
             self._log.give_up()
-            self._on_commit(None)
             failure = _as_refusal(error)
-            for _, future in batch:
-                future.set_exception(failure)
+            try:
+                self._on_commit(None)
+            except RavanError:  # the answers come first
+                _log.exception("the state cannot be read; the next commit tries again")
+            for each in batch:
+                each.future.set_exception(failure)
             return
         for future, result, refused in answers:
             if refused is None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
-from ravan_edge.artifact import Artifact, heads_metadata, load_heads, tensors_to_bytes
-from ravan_edge.errors import ArtifactNotFoundError, StorageError
-from ravan_edge.merge import ExactSum
-from ravan_edge.methods import Method, Vector
-from ravan_edge.protocol import decode_update
-from ravan_server.blobs import Blobs, UpdateLog
+from ravan_edge.artifact import heads_metadata, load_heads, tensors_to_bytes
+from ravan_edge.errors import ArtifactNotFoundError
+from ravan_edge.merge import sum_updates
+from ravan_edge.methods import Vector
+from ravan_server.parts import Parts
 from ravan_server.rounds import Attempt
 from ravan_server.store import StoredUpdate, VersionRow
 
@@ -18,36 +16,33 @@ __all__ = ["Merger"]
 
 
 class Merger:
-    """Merges attempts of one artifact.
+    """Makes versions.
 
     Args:
-        artifact: What devices train.
-        method: Its method.
-        blobs: Where heads files are.
-        log: Where updates are.
+        parts: The run.
     """
 
-    def __init__(self, artifact: Artifact, method: Method, blobs: Blobs, log: UpdateLog) -> None:
-        self._artifact = artifact
-        self._method = method
-        self._blobs = blobs
-        self._log = log
+    def __init__(self, parts: Parts) -> None:
+        self._artifact = parts.artifact
+        self._method = parts.method
+        self._reader = parts.reader
+        self._blobs = parts.blobs
+        self._log = parts.log
 
     def merge(
         self, attempt: Attempt, updates: Iterable[StoredUpdate], heads: VersionRow, now: float
     ) -> VersionRow:
         """The next version; its heads file is durable, the store does not know it yet.
 
-        One update is in memory at a time. Doing it again gives the same bytes.
+        One update is in memory at a time; each is checked again in full, but for its digest: a disk
+        that gives back other bytes than it took is not what a server can guard against. Doing it
+        again gives the same bytes.
 
         Raises:
             StorageError: The disk is full, or an update is not what was stored.
         """
-        total = ExactSum.empty(self._method.layout.size, attempt.scale)
-        count = 0
-        for stored in updates:
-            self._add(total, stored)
-            count += 1
+        stored = list(updates)
+        total = sum_updates(self._log.contents(stored), self._reader, attempt.scale)
         merged = total.apply(self._vector(heads))
         content = tensors_to_bytes(
             self._method.layout.views(merged),
@@ -58,7 +53,7 @@ class Merger:
             heads=self._blobs.put(content),
             bytes=len(content),
             attempt=attempt.id,
-            updates=count,
+            updates=len(stored),
             made_at=now,
         )
 
@@ -74,24 +69,6 @@ class Merger:
         )
         digest = self._blobs.put(content)
         return VersionRow(version, digest, len(content), None, 0, now, copy_of=source.version)
-
-    def _add(self, total: ExactSum, stored: StoredUpdate) -> None:
-        where = f"{stored.segment}, byte {stored.offset}"
-        content = self._log.read(stored.segment, stored.offset, stored.bytes)
-        if hashlib.sha256(content).hexdigest() != stored.sha256:
-            raise StorageError(
-                "an update is not what was stored",
-                where=where,
-                hint="the disk damaged it: restore a backup of the state folder",
-            )
-        update = decode_update(
-            content,
-            self._artifact.manifest,
-            self._method,
-            self._artifact.digest,
-            where=where,
-        )
-        total.add(update.difference, update.mask)
 
     def _vector(self, heads: VersionRow) -> Vector:
         path = self._blobs.path(heads.heads)

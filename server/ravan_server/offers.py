@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ravan_edge.artifact import Artifact, update_bytes
+from functools import lru_cache
+
+from ravan_edge.artifact import Artifact
 from ravan_edge.protocol import CheckIn, Reason, Refusal, TaskOffer, UploadRules
 from ravan_edge.protocol.messages import PROTOCOL_VERSION
+from ravan_edge.training.settings import LocalSettings
 from ravan_server.rounds import Attempt
 from ravan_server.settings import ServerSettings
 from ravan_server.store import TaskRow, VersionRow
@@ -38,24 +41,62 @@ def meets_conditions(check_in: CheckIn, settings: ServerSettings) -> bool:
 
 
 def task_offer(
-    row: TaskRow, attempt: Attempt, heads: VersionRow, artifact: Artifact, now: float
+    row: TaskRow,
+    attempt: Attempt,
+    heads: VersionRow,
+    artifact: Artifact,
+    most_bytes: int,
+    now: float,
 ) -> TaskOffer:
     """What the device of a task is told. The same row gives the same offer, less the time gone by."""
+    common = _common_offer(
+        attempt.round,
+        attempt.number,
+        attempt.version,
+        attempt.settings.local,
+        attempt.seed,
+        artifact.digest,
+        heads.heads,
+        heads.bytes,
+        most_bytes,
+    )
+    own: dict[str, object] = {
+        "task": row.task,
+        "device": row.number,
+        "plan": row.plan,
+        "heads_to_train": row.heads_to_train,
+        "deadline_seconds": attempt.remaining_seconds(now),
+    }
+    return common.model_copy(update=own)  # not checked again: these are our own
+
+
+@lru_cache(maxsize=8)
+def _common_offer(
+    round: int,
+    number: int,
+    version: int,
+    local: LocalSettings,
+    seed: int,
+    artifact: str,
+    heads: str,
+    heads_bytes: int,
+    most_bytes: int,
+) -> TaskOffer:
+    """What all devices of an attempt are told; what each is told apart stands for nothing."""
     return TaskOffer(
-        task=row.task,
-        device=row.number,
-        round=attempt.round,
-        attempt=attempt.number,
-        version=attempt.version,
-        artifact=artifact.digest,
-        heads=heads.heads,
-        heads_bytes=heads.bytes,
-        plan=row.plan,
-        settings=attempt.settings.local.as_dict(),
-        heads_to_train=row.heads_to_train,
-        seed=attempt.seed,
-        deadline_seconds=attempt.remaining_seconds(now),
-        upload=UploadRules(most_bytes=update_bytes(artifact.manifest)),
+        task="0",
+        device=0,
+        round=round,
+        attempt=number,
+        version=version,
+        artifact=artifact,
+        heads=heads,
+        heads_bytes=heads_bytes,
+        plan="0",
+        settings=local.as_dict(),
+        seed=seed,
+        deadline_seconds=0,
+        upload=UploadRules(most_bytes=most_bytes),
     )
 
 

@@ -6,7 +6,6 @@ Each checks everything before it writes anything. The copy in memory that reques
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, replace
 
 from ravan_edge.protocol import (
@@ -37,8 +36,6 @@ __all__ = [
     "turn",
 ]
 
-_TASK_BYTES = 16
-
 
 @dataclass(frozen=True)
 class CheckedUpdate:
@@ -66,17 +63,17 @@ def assign(work: Work, check_in: CheckIn, plan: str) -> TaskRow | WaitReason:
     attempt = work.attempt
     if attempt.state is not AttemptState.OPEN:
         return WaitReason.MERGING
-    found = work.transaction.task_of(attempt.id, check_in.device)
+    found = work.task_of(check_in.device)
     if found is not None:
         # The answer to its last check-in was lost, or it was killed: the same task again.
         return found if found.state is TaskState.TRAINING else WaitReason.TOOK_PART
     if not attempt.free_places:
         return WaitReason.ROUND_FULL
     row = TaskRow(
-        task=secrets.token_urlsafe(_TASK_BYTES),
+        task=work.new_task(),
         attempt=attempt.id,
         device=check_in.device,
-        number=work.transaction.device(check_in.device),
+        number=work.number(check_in.device),
         plan=plan,
         heads_to_train=check_in.heads_to_train,
         state=TaskState.TRAINING,
@@ -166,8 +163,8 @@ def turn(work: Work, settings: RoundSettings, seed: int) -> None:
     """Let time pass: a deadline ends the attempt; one that failed is followed by another."""
     work.save(work.attempt.at(work.now))
     if work.attempt.state is AttemptState.FAILED:
-        work.transaction.end_tasks(work.attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
-        work.transaction.end_tasks(work.attempt.id, TaskState.ACCEPTED, TaskState.UNUSED, work.now)
+        work.end_tasks(work.attempt.id, TaskState.TRAINING, TaskState.LATE)
+        work.end_tasks(work.attempt.id, TaskState.ACCEPTED, TaskState.UNUSED)
         version = work.attempt.version
         work.begin(work.attempt.following(version, settings, seed, work.now))
 
@@ -180,8 +177,8 @@ def record_merge(
     if attempt.id != version.attempt or attempt.state is not AttemptState.CLOSED:
         return False  # recorded before, or an operator went back to other heads meanwhile
     work.transaction.add_version(version)
-    work.transaction.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.MERGED, work.now)
-    work.transaction.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
+    work.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.MERGED)
+    work.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE)
     work.save(attempt.merged())
     if attempt.round < rounds:
         work.begin(work.attempt.following(version.version, settings, seed, work.now))
@@ -196,8 +193,8 @@ def go_back(work: Work, version: VersionRow, settings: RoundSettings, seed: int)
     work.transaction.add_version(version)
     attempt = work.attempt
     if attempt.state is not AttemptState.MERGED:  # the run is not finished
-        work.transaction.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE, work.now)
-        work.transaction.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.UNUSED, work.now)
+        work.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE)
+        work.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.UNUSED)
         work.save(attempt.abandoned(work.now))
         work.begin(work.attempt.following(version.version, settings, seed, work.now))
     return True
@@ -223,7 +220,7 @@ def forget_old(work: Work, keep: int) -> list[VersionRow]:
 
 
 def _task(work: Work, task: str) -> TaskRow:
-    row = work.transaction.task(task)
+    row = work.task(task)
     if row is None:
         raise Refusal(Reason.NO_SUCH_TASK, f"there is no task {task}: check in again")
     return row

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.methods import Method, method_for
+from ravan_edge.protocol import UpdateReader
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import Store
@@ -44,3 +45,8 @@ class Parts:
     def method(self) -> Method:
         """The artifact's method."""
         return method_for(self.artifact.manifest)
+
+    @cached_property
+    def reader(self) -> UpdateReader:
+        """Checks and reads the artifact's updates."""
+        return UpdateReader(self.artifact.manifest, self.method, self.artifact.digest)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +37,12 @@ __all__ = [
 DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
-_BACKLOG = 2048
+_BACKLOG = 65_535  # the system takes what it allows (Linux: net.core.somaxconn)
+_QUEUES = 4
 _GRACE_SECONDS = 10
+# The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
+# Python's own 5 ms let the event loop keep it so long each time.
+_SWITCH_SECONDS = 0.0005
 
 
 def open_coordinator(
@@ -83,6 +90,7 @@ def http_server(app: FastAPI) -> uvicorn.Server:
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -117,33 +125,74 @@ def serve(
         sync_folder(state.resolve().parent)
     with FolderLock(state, what="state", option="--state"):
         listening = _listen(settings)
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        _allow_connections()
         coordinator = open_coordinator(artifact, state, rounds, settings, evaluation=evaluation)
         coordinator.start()
         try:
             app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)
             server = http_server(app)
-            host, port = listening.getsockname()[:2]
+            host, port = listening[0].getsockname()[:2]
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)
             on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-            server.run(sockets=[listening])
+            gc.collect()
+            gc.freeze()  # what is there now stays: a search for garbage need not look at it
+            server.run(sockets=listening)
         finally:
             coordinator.stop()
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+def _allow_connections() -> None:
+    """As many open connections as the system lets this process have."""
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((settings.host, settings.port))
-        listening.listen(_BACKLOG)
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS may refuse "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _listen(settings: ServerSettings) -> list[socket.socket]:
+    """Sockets that listen on one address: on Linux several, since each has a queue of its own.
+
+    A queue takes at most ``net.core.somaxconn`` connections, usually 4,096. Of a crowd that comes at
+    once the others would be turned away, and try again after 1, 3, 7 and 15 seconds.
+    """
+    host, several = settings.host, sys.platform == "linux"
+    listening: list[socket.socket] = []
+    try:
+        # Alone first: who shares an address is not told that another server has it already.
+        first = _bind(host, settings.port, shared=False)
+        port = first.getsockname()[1]
+        if not several:
+            listening.append(first)
+        else:
+            first.close()
+            listening.extend(_bind(host, port, shared=True) for _ in range(_QUEUES))
+        for each in listening:
+            each.listen(_BACKLOG)
     except OSError as error:
-        listening.close()
+        for each in listening:
+            each.close()
         raise StorageError(
             f"cannot listen there: {error.strerror or error}",
-            where=f"{settings.host}:{settings.port}",
+            where=f"{host}:{settings.port}",
             hint="choose another --port, or --port 0 for any free one",
         ) from error
     return listening
+
+
+def _bind(host: str, port: int, *, shared: bool) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound

@@ -11,12 +11,11 @@ import threading
 
 import numpy as np
 
-from ravan_edge.artifact import HEADS_BOUNDS, Artifact, update_bytes
+from ravan_edge.artifact import HEADS_BOUNDS
 from ravan_edge.artifact.tensor_header import header_length
 from ravan_edge.errors import ArtifactError, TensorFileError
 from ravan_edge.merge import MergeScale
-from ravan_edge.methods import Method
-from ravan_edge.protocol import Reason, Refusal, UpdateInfo, check_update_header, decode_update
+from ravan_edge.protocol import Reason, Refusal, UpdateInfo, UpdateReader
 from ravan_server.operations import CheckedUpdate
 
 __all__ = ["MemoryBudget", "UploadReceiver"]
@@ -61,8 +60,7 @@ class UploadReceiver:
     """Takes the body of one upload, piece by piece.
 
     Args:
-        artifact: What devices train.
-        method: Its method.
+        reader: Of the artifact.
         task: The id under which it is sent.
         version: The version that the task starts from; None: the task is known to be over, and the
             body is only compared with what is stored.
@@ -75,14 +73,13 @@ class UploadReceiver:
 
     def __init__(
         self,
-        artifact: Artifact,
-        method: Method,
+        reader: UpdateReader,
         task: str,
         version: int | None,
         length: int,
         budget: MemoryBudget,
     ) -> None:
-        most = update_bytes(artifact.manifest)
+        most = reader.largest_bytes
         if length > most:
             raise Refusal(
                 Reason.TOO_LARGE, f"{length} bytes, an update of this artifact has at most {most}"
@@ -92,8 +89,7 @@ class UploadReceiver:
                 Reason.BAD_UPDATE,
                 f"{length} bytes, an update begins with {_LENGTH_BYTES} of length",
             )
-        self._artifact = artifact
-        self._method = method
+        self._reader = reader
         self._task = task
         self._version = version
         self._length = length
@@ -129,20 +125,14 @@ class UploadReceiver:
                 f"{len(self._content)} bytes arrived, {self._length} were announced: send it again",
             )
         try:
-            update = decode_update(
-                memoryview(self._content).toreadonly(),
-                self._artifact.manifest,
-                self._method,
-                self._artifact.digest,
-                where=_WHERE,
-            )
+            update = self._reader.view(memoryview(self._content).toreadonly(), where=_WHERE)
         except TensorFileError as error:
             # The header was checked before: what is left are numbers that are none.
             raise Refusal(Reason.BAD_NUMBERS, str(error)) from None
         except ArtifactError as error:
             raise Refusal(Reason.BAD_UPDATE, str(error)) from None
         bound = 2.0 ** MergeScale(0).bound_exponent
-        largest = float(np.abs(update.difference).max(initial=0.0))
+        largest = float(np.abs(update.data).max(initial=0.0))
         if not largest < bound:
             raise Refusal(
                 Reason.BAD_NUMBERS,
@@ -166,14 +156,8 @@ class UploadReceiver:
             end = _LENGTH_BYTES + self._header_bytes
             if len(self._content) < end:
                 return
-            self._info = check_update_header(
-                bytes(self._content[_LENGTH_BYTES:end]),
-                self._length,
-                self._artifact.manifest,
-                self._method,
-                self._artifact.digest,
-                where=_WHERE,
-            )
+            header = bytes(self._content[_LENGTH_BYTES:end])
+            self._info = self._reader.check_header(header, self._length, where=_WHERE)
         except ArtifactError as error:
             raise Refusal(Reason.BAD_UPDATE, str(error)) from None
         self._check_assignment(self._info)

@@ -14,9 +14,24 @@ from ravan_edge.data import Dataset
 from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
 from ravan_edge.protocol import Conditions
 from ravan_edge.tasks import DataSource, task_for, text_length
+from ravan_edge.training import LocalSettings
+from ravan_server.settings import RoundSettings
 from tests.tiny_artifact import tiny_rows
 
-__all__ = ["MadeUpConditions", "close_devices", "load_rows", "make_device", "write_rows"]
+__all__ = [
+    "LOCAL",
+    "ROUNDS",
+    "Killed",
+    "MadeUpConditions",
+    "close_devices",
+    "events",
+    "load_rows",
+    "make_device",
+    "write_rows",
+]
+
+LOCAL = LocalSettings(local_steps=6, batch_size=8, lr=1e-2)
+ROUNDS = RoundSettings(local=LOCAL, goal=1, over_selection=1)
 
 _OPEN: list[ServerConnection] = []
 
@@ -27,6 +42,15 @@ def close_devices() -> Iterator[None]:
     yield
     while _OPEN:
         _OPEN.pop().close()
+
+
+class Killed(BaseException):
+    """Ends a device as a kill would."""
+
+
+def events(folder: Path) -> list[str]:
+    """What a device's log says, in a word each."""
+    return [line["event"] for line in DeviceState(folder).log()]
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,55 +11,23 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.device import DeviceSettings, DeviceState, ServerConnection
-from ravan_edge.errors import DataError, MemoryLimitError, NetworkError, NumericsError, WorkerError
+from ravan_edge.errors import DataError, NetworkError, NumericsError, WorkerError
 from ravan_edge.methods import method_for
 from ravan_edge.plans import open_step
 from ravan_edge.plans.step import RuntimeSettings
 from ravan_edge.protocol import Reason, Refusal, TaskOffer, decode_update
-from ravan_edge.training import LocalSettings, RoundState, local_round
+from ravan_edge.training import RoundState, local_round
 from ravan_server.coordinator import Coordinator
-from ravan_server.settings import RoundSettings, ServerSettings
+from ravan_server.settings import ServerSettings
 from tests.device.device_kit import (
-    MadeUpConditions,
-    close_devices,
+    LOCAL,
+    ROUNDS,
+    Killed,
+    events,
     load_rows,
     make_device,
-    write_rows,
 )
 from tests.server.server_kit import Clock, ask, device_update, listening, opened_server, send
-from tests.tiny_artifact import make_tiny_artifact
-
-__all__ = ["close_devices"]
-
-LOCAL = LocalSettings(local_steps=6, batch_size=8, lr=1e-2)
-ROUNDS = RoundSettings(local=LOCAL, goal=1, over_selection=1)
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return make_tiny_artifact(tmp_path_factory.mktemp("device") / "artifact")
-
-
-@pytest.fixture
-def server(artifact: Artifact, tmp_path: Path) -> Iterator[Coordinator]:
-    settings = ServerSettings(rounds=2, seed=5)
-    with opened_server(artifact, tmp_path / "server", Clock(), ROUNDS, settings) as coordinator:
-        yield coordinator
-
-
-@pytest.fixture
-def url(server: Coordinator) -> Iterator[str]:
-    with listening(server) as address:
-        yield address
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "rows.csv", seed=3)
-
-
-def events(folder: Path) -> list[str]:
-    return [line["event"] for line in DeviceState(folder).log()]
 
 
 def test_what_it_sends_is_the_local_round_of_its_rows(
@@ -115,10 +82,6 @@ def test_the_base_comes_once(url: str, rows: Path, tmp_path: Path) -> None:
         device.run()
     assert len(fetched) == len(set(fetched))
     assert fetched[-1] != fetched[-2], "the second round fetched its heads, and nothing else"
-
-
-class Killed(BaseException):
-    """Ends a device as a kill would."""
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
@@ -265,59 +228,6 @@ def test_what_it_cannot_do_it_gives_back(
     assert isinstance(ask(server, "another-device"), TaskOffer), "its place is free"
 
 
-def test_a_memory_limit_makes_micro_batches_smaller_and_then_gives_back(
-    server: Coordinator, url: str, rows: Path, tmp_path: Path
-) -> None:
-    settings = DeviceSettings(memory_limit="1MB", checkpoint_seconds=0)
-    device = make_device(tmp_path / "device", url, rows, settings)
-    said: list[str] = []
-    device.say = said.append
-    with pytest.raises(MemoryLimitError, match="more than 1 MB"):
-        device.run()
-    assert [text for text in said if "rows at once" in text][-1].endswith("now 1 rows at once")
-    last = list(DeviceState(tmp_path / "device").log())[-1]
-    assert (last["event"], last["reason"]) == ("given back", "out_of_memory")
-    assert server.status().training == 0
-
-
-def test_a_memory_limit_that_is_kept_changes_nothing(url: str, rows: Path, tmp_path: Path) -> None:
-    settings = DeviceSettings(memory_limit="100GB", tasks=1)
-    assert make_device(tmp_path / "device", url, rows, settings).run().sent == 1
-
-
-def test_it_waits_for_mains_power(url: str, rows: Path, tmp_path: Path) -> None:
-    def plug(conditions: MadeUpConditions) -> None:
-        conditions.mains_power = conditions.looks > 3
-
-    conditions = MadeUpConditions(mains_power=False, later=plug)
-    settings = DeviceSettings(mains_power=True, tasks=1)
-    device = make_device(tmp_path / "device", url, rows, settings, conditions)
-    said: list[str] = []
-    device.say = said.append
-    assert device.run().sent == 1
-    assert said[0].startswith("waiting for mains power")
-
-
-def test_it_pauses_when_the_hours_end_and_gives_back_at_the_deadline(
-    server: Coordinator, url: str, rows: Path, tmp_path: Path
-) -> None:
-    clock, conditions = Clock(), MadeUpConditions(minute=60)
-    settings = DeviceSettings(hours="00:00-02:00", tasks=1)
-    device = make_device(tmp_path / "device", url, rows, settings, conditions)
-    device.clock = clock
-
-    def sleep(seconds: float) -> None:
-        clock.now += 60
-
-    def morning(offer: TaskOffer, state: RoundState) -> None:
-        conditions.minute = 3 * 60
-
-    device.sleep, device.on_step = sleep, morning
-    assert device.run().given_back == 1
-    assert server.status().training == 0
-    assert list(DeviceState(tmp_path / "device").log())[-1]["reason"] == "conditions"
-
-
 def test_a_task_of_another_server_is_forgotten(
     server: Coordinator, url: str, artifact: Artifact, rows: Path, tmp_path: Path
 ) -> None:
@@ -341,39 +251,6 @@ def test_a_plan_that_nobody_has_is_refused_for_good(url: str, rows: Path, tmp_pa
     with pytest.raises(Refusal) as caught:
         device.run()
     assert caught.value.reason is Reason.NO_COMMON_PLAN
-
-
-def test_fewer_heads_train_where_the_device_says_so(
-    url: str, artifact: Artifact, rows: Path, tmp_path: Path
-) -> None:
-    settings = DeviceSettings(train_heads=2, tasks=1)
-    assert make_device(tmp_path / "device", url, rows, settings).run().sent == 1
-    content = DeviceState(tmp_path / "device").last_update_path.read_bytes()
-    update = decode_update(
-        content, artifact.manifest, method_for(artifact.manifest), artifact.digest
-    )
-    assert {len(heads) for heads in update.trained.values()} == {2}
-
-
-def test_smaller_micro_batches_change_the_last_bits_at_most(
-    server: Coordinator, url: str, artifact: Artifact, rows: Path, tmp_path: Path
-) -> None:
-    settings = DeviceSettings(micro_batch=3, tasks=1)
-    assert make_device(tmp_path / "device", url, rows, settings).run().sent == 1
-    other = replace(ROUNDS, local=LOCAL)
-    with (
-        opened_server(artifact, tmp_path / "other", Clock(), other, ServerSettings(seed=5)) as twin,
-        listening(twin) as address,
-    ):
-        make_device(tmp_path / "twin", address, rows).run()
-    found = []
-    for name in ("device", "twin"):
-        content = DeviceState(tmp_path / name).last_update_path.read_bytes()
-        found.append(
-            decode_update(content, artifact.manifest, server.method, artifact.digest).difference
-        )
-    error = np.linalg.norm(found[0] - found[1]) / np.linalg.norm(found[1])
-    assert 0 <= error < 1e-5
 
 
 def test_a_device_keeps_its_id(tmp_path: Path) -> None:

@@ -15,11 +15,9 @@ from fastapi import FastAPI
 from ravan_edge.artifact import Artifact
 from ravan_edge.protocol import ServerStatus
 from ravan_server.app import create_app
-from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
-from ravan_server.serving import DATABASE_NAME
+from ravan_server.serving import open_coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import SqlStore
 from tests.server.asgi import Client
 from tests.tiny_artifact import make_tiny_artifact
 
@@ -89,14 +87,8 @@ def open_served(
     """A server that ends with the stack."""
     state.mkdir()
     clock = Clock()
-    coordinator = Coordinator(
-        artifact,
-        SqlStore(state / DATABASE_NAME),
-        FolderUpdateLog(state / "updates"),
-        FolderBlobs(state / "blobs"),
-        RoundSettings(**rounds),
-        settings or ServerSettings(),
-        clock,
+    coordinator = open_coordinator(
+        artifact, state, RoundSettings(**rounds), settings or ServerSettings(), clock=clock
     )
     coordinator.start()
     stack.callback(coordinator.stop)

@@ -17,11 +17,20 @@ from ravan_edge.artifact import (
     tensors_to_bytes,
 )
 from ravan_edge.methods import method_for
-from ravan_edge.protocol import PROTOCOL_VERSION, TaskOffer, UpdateInfo, encode_update
+from ravan_edge.protocol import PROTOCOL_VERSION, TaskOffer, UpdateInfo, UpdateReader, encode_update
 from tests.server.asgi import Client
 from tests.tiny_artifact import LAYER
 
-__all__ = ["changed", "encoded", "message", "offered", "path_of", "tensor_file", "update_of"]
+__all__ = [
+    "changed",
+    "encoded",
+    "message",
+    "offered",
+    "path_of",
+    "reader_of",
+    "tensor_file",
+    "update_of",
+]
 
 
 def message(device: int = 0, /, **changes: object) -> dict[str, Any]:
@@ -39,6 +48,11 @@ def offered(client: Client, device: int = 0) -> TaskOffer:
 def path_of(task: TaskOffer | str) -> str:
     """Where the update of a task goes."""
     return f"/v1/tasks/{task if isinstance(task, str) else task.task}/update"
+
+
+def reader_of(artifact: Artifact) -> UpdateReader:
+    """What checks the updates of an artifact."""
+    return UpdateReader(artifact.manifest, method_for(artifact.manifest), artifact.digest)
 
 
 def encoded(

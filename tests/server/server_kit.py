@@ -22,7 +22,6 @@ from ravan_edge.protocol import (
     Receipt,
     TaskOffer,
     UpdateInfo,
-    decode_update,
     encode_update,
 )
 from ravan_edge.training import LocalSettings
@@ -139,9 +138,8 @@ def send(
 
     ``on_promise`` is called in the moment of the acknowledgement, before the writer goes on.
     """
-    artifact = coordinator.artifact
-    update = decode_update(content, artifact.manifest, coordinator.method, artifact.digest)
-    checked = CheckedUpdate(update.info, content, hashlib.sha256(content).hexdigest())
+    info = coordinator.reader.view(content).info
+    checked = CheckedUpdate(info, content, hashlib.sha256(content).hexdigest())
     future = coordinator.accept(task, checked)
     # Set after it was queued, and no writer is that quick: a commit has to sync first.
     future.add_done_callback(lambda done: None if done.exception() else on_promise())

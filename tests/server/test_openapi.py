@@ -34,6 +34,8 @@ OPERATIONS = {
     ("put", "/v1/tasks/{task}/update"): {"200"},
     ("post", "/v1/tasks/{task}/failure"): {"204"},
     ("get", "/v1/blobs/{digest}"): {"200", "206", "304"},
+    ("get", "/v1/versions"): {"200"},
+    ("post", "/v1/versions/{version}/rollback"): {"200"},
     ("get", "/v1/status"): {"200"},
     ("get", "/healthz"): {"200"},
 }

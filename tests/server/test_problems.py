@@ -8,6 +8,7 @@ import pytest
 
 from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal, ServerStatus
+from ravan_server.blobs import FolderUpdateLog
 from ravan_server.problems import problem_response
 from tests.server.conftest import Served
 from tests.server.devices import message, offered, path_of, update_of
@@ -125,7 +126,7 @@ def test_a_full_disk_is_not_the_devices_fault(
         raise StorageError("no space left on device", where="updates", hint="make room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(served.coordinator._update_log, "append", full)
+        patch.setattr(FolderUpdateLog, "append", full)
         answer = served.client.put(path_of(offer), body)
     assert answer.problem.reason is Reason.STORAGE
     assert answer.status == 503

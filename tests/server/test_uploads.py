@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact import Artifact, read_header, update_bytes
 from ravan_edge.artifact.tensor_file import HEADS_BOUNDS
-from ravan_edge.methods import method_for
 from ravan_edge.protocol import Problem, Reason, Refusal
 from ravan_server.uploads import MemoryBudget, UploadReceiver
 from tests.attacks.make_attacks import all_attacks
 from tests.server.conftest import Served
-from tests.server.devices import changed, encoded, offered, path_of, tensor_file, update_of
+from tests.server.devices import (
+    changed,
+    encoded,
+    offered,
+    path_of,
+    reader_of,
+    tensor_file,
+    update_of,
+)
 from tests.tiny_artifact import LAYER, TinySizes, make_tiny_artifact
 
 DEVICES = count()
@@ -237,7 +244,7 @@ def many_names(count: int) -> bytes:
 def test_a_large_header_costs_memory_in_proportion(wide: Artifact, body: bytes) -> None:
     assert len(body) <= update_bytes(wide.manifest)
     budget = MemoryBudget(len(body))
-    receiver = UploadReceiver(wide, method_for(wide.manifest), "task", 0, len(body), budget)
+    receiver = UploadReceiver(reader_of(wide), "task", 0, len(body), budget)
     tracemalloc.start()
     try:
         with pytest.raises(Refusal) as caught:

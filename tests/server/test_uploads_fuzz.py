@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ravan_edge.artifact import Artifact, update_bytes
-from ravan_edge.methods import Method, method_for
-from ravan_edge.protocol import KINDS, Reason, Refusal
+from ravan_edge.protocol import KINDS, Reason, Refusal, UpdateReader
 from ravan_server.operations import CheckedUpdate
 from ravan_server.uploads import MemoryBudget, UploadReceiver
 from tests.server.conftest import Served
-from tests.server.devices import encoded, offered, path_of
+from tests.server.devices import encoded, offered, path_of, reader_of
 from tests.server.reference_update import is_update
 
 MUTATIONS = 5_000
@@ -129,7 +128,7 @@ class Receiving:
     """A server's receiver, without a server."""
 
     artifact: Artifact
-    method: Method
+    reader: UpdateReader
     bases: list[bytes]
 
     def receive(self, content: bytes, announced: int, piece: int) -> CheckedUpdate | Reason:
@@ -137,7 +136,7 @@ class Receiving:
         most = update_bytes(self.artifact.manifest)
         budget = MemoryBudget(most)
         try:
-            receiver = UploadReceiver(self.artifact, self.method, TASK, VERSION, announced, budget)
+            receiver = UploadReceiver(self.reader, TASK, VERSION, announced, budget)
         except Refusal as refusal:
             assert announced > most or announced < 8
             return refusal.reason
@@ -186,7 +185,7 @@ class Receiving:
 @pytest.fixture(scope="module")
 def receiving(artifact: Artifact) -> Receiving:
     bases = [encoded(artifact, TASK, VERSION, heads) for heads in HEADS]
-    return Receiving(artifact, method_for(artifact.manifest), bases)
+    return Receiving(artifact, reader_of(artifact), bases)
 
 
 def test_what_is_not_changed_is_taken(receiving: Receiving) -> None:

@@ -8,12 +8,14 @@ behind the last of them was never acknowledged. So a torn tail needs no repair, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder
+from ravan_server.store.rows import StoredUpdate
 
 __all__ = ["FolderUpdateLog", "UpdateLog"]
 
@@ -40,8 +42,8 @@ class UpdateLog(Protocol):
         """What was appended since the last sync is not wanted, or cannot be trusted."""
         ...
 
-    def read(self, segment: str, offset: int, size: int) -> bytes:
-        """The bytes of an update.
+    def contents(self, updates: Sequence[StoredUpdate]) -> Iterator[tuple[str, memoryview]]:
+        """How errors call each update, and its bytes: good until the next one is asked for.
 
         Raises:
             StorageError: They cannot be read, or there are too few.
@@ -123,19 +125,26 @@ class FolderUpdateLog:
         self._unsynced.clear()
         self._file = None
 
-    def read(self, segment: str, offset: int, size: int) -> bytes:
-        """The bytes of an update."""
-        path = self._folder / segment
-        with storage_errors(path, "read the update log"), path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            content = file.read(size)
-        if len(content) != size:
-            raise StorageError(
-                f"{len(content)} bytes at {offset}, expected {size}",
-                where=str(path),
-                hint="the disk lost data that it said it had kept: restore a backup",
-            )
-        return content
+    def contents(self, updates: Sequence[StoredUpdate]) -> Iterator[tuple[str, memoryview]]:
+        """How errors call each update, and its bytes: good until the next one is asked for."""
+        buffer = memoryview(bytearray(max((stored.bytes for stored in updates), default=0)))
+        for name, stored_there in groupby(updates, key=lambda stored: stored.segment):
+            path = self._folder / name
+            with storage_errors(path, "open the update log"):
+                file = path.open("rb", buffering=0)
+            with file:
+                for stored in stored_there:
+                    wanted = buffer[: stored.bytes]
+                    with storage_errors(path, "read the update log"):
+                        file.seek(stored.offset)
+                        found = _read_into(file, wanted)
+                    if found != stored.bytes:
+                        raise StorageError(
+                            f"{found} bytes at {stored.offset}, expected {stored.bytes}",
+                            where=str(path),
+                            hint="the disk lost data that it said it had kept: restore a backup",
+                        )
+                    yield f"{path}, byte {stored.offset}", wanted.toreadonly()
 
     def drop(self, attempt: int) -> None:
         """Delete all segments of an attempt; from any thread, the writer's file may be one of them."""
@@ -171,3 +180,14 @@ def _write_at(descriptor: int, content: bytes | bytearray, offset: int) -> None:
     while view:  # a call may write less than it is given
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _read_into(file: BinaryIO, buffer: memoryview) -> int:
+    """Fill a buffer from a file; how many bytes there were."""
+    found = 0
+    while found < len(buffer):
+        count: int = file.readinto(buffer[found:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        found += count
+    return found

@@ -10,7 +10,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
@@ -24,6 +34,12 @@ from ravan_server.store.rows import RunRow, StoredUpdate, TaskRow, TaskState, Ve
 __all__ = ["SqlStore", "SqlTransaction"]
 
 _UPDATE = ("sha256", "segment", "offset", "bytes", "examples", "steps", "weight")
+_CHANGING = ("state", "ended_at", "failure", *_UPDATE)
+_SAVE_TASK = (
+    update(schema.tasks)
+    .where(schema.tasks.c.task == bindparam("id"))
+    .values({name: bindparam(name) for name in _CHANGING})
+)
 
 
 class SqlTransaction:
@@ -68,19 +84,23 @@ class SqlTransaction:
         """How many attempts are in a state."""
         return self._count(schema.attempts, schema.attempts.c.state == state)
 
-    def device(self, device: str) -> int:
-        """The number of a device; a new one gets the next free number, from 0."""
+    def numbers(self, devices: Sequence[str]) -> Mapping[str, int]:
+        """The numbers of those of these devices that have one."""
+        if not devices:
+            return {}
         table = schema.devices
-        number = self._connection.scalar(select(table.c.number).where(table.c.device == device))
-        if number is None:
-            largest = self._connection.scalar(select(func.max(table.c.number)))
-            number = 0 if largest is None else largest + 1
-            self._connection.execute(insert(table), {"number": number, "device": device})
-        return int(number)
+        statement = select(table.c.device, table.c.number).where(table.c.device.in_(devices))
+        return {row.device: row.number for row in self._connection.execute(statement)}
+
+    def add_devices(self, numbers: Mapping[str, int]) -> None:
+        """New devices with their numbers, which go on behind :meth:`devices`."""
+        rows = [{"number": number, "device": device} for device, number in numbers.items()]
+        self._connection.execute(insert(schema.devices), rows)
 
     def devices(self) -> int:
-        """How many devices have a number."""
-        return self._count(schema.devices)
+        """How many devices have a number: all from 0 on."""
+        largest = self._connection.scalar(select(func.max(schema.devices.c.number)))
+        return 0 if largest is None else int(largest) + 1
 
     def task(self, task: str) -> TaskRow | None:
         """A task by its id."""
@@ -103,15 +123,18 @@ class SqlTransaction:
         )
         return [_task(dict(found)) for found in self._connection.execute(statement).mappings()]
 
-    def add_task(self, row: TaskRow) -> None:
-        """A new task; a device has one of an attempt at most."""
-        self._connection.execute(insert(schema.tasks), _task_values(row))
+    def add_tasks(self, rows: Sequence[TaskRow]) -> None:
+        """New tasks; a device has one of an attempt at most."""
+        self._connection.execute(insert(schema.tasks), [_task_values(row) for row in rows])
 
-    def save_task(self, row: TaskRow) -> None:
-        """A task that is there, changed."""
-        values = _task_values(row)
-        statement = update(schema.tasks).where(schema.tasks.c.task == values.pop("task"))
-        self._connection.execute(statement, values)
+    def save_tasks(self, rows: Sequence[TaskRow]) -> None:
+        """Tasks that are there, changed: their state, and what came with it."""
+        values = []
+        for row in rows:
+            every = _task_values(row)
+            # Only these: an index is rewritten where one of its columns is named.
+            values.append({"id": row.task} | {name: every[name] for name in _CHANGING})
+        self._connection.execute(_SAVE_TASK, values)
 
     def end_tasks(self, attempt: int, before: TaskState, after: TaskState, now: float) -> None:
         """Move all tasks of an attempt from one state to another."""

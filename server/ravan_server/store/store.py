@@ -5,7 +5,7 @@ A store knows no rules: it keeps rows. Rules are in ``rounds.py`` and ``ledger.p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -46,12 +46,16 @@ class Transaction(Protocol):
         """How many attempts are in a state."""
         ...
 
-    def device(self, device: str) -> int:
-        """The number of a device; a new one gets the next free number, from 0."""
+    def numbers(self, devices: Sequence[str]) -> Mapping[str, int]:
+        """The numbers of those of these devices that have one."""
+        ...
+
+    def add_devices(self, numbers: Mapping[str, int]) -> None:
+        """New devices with their numbers, which go on behind :meth:`devices`."""
         ...
 
     def devices(self) -> int:
-        """How many devices have a number."""
+        """How many devices have a number: all from 0 on."""
         ...
 
     def task(self, task: str) -> TaskRow | None:
@@ -66,12 +70,12 @@ class Transaction(Protocol):
         """All tasks of an attempt, in the order of their assignment."""
         ...
 
-    def add_task(self, row: TaskRow) -> None:
-        """A new task; a device has one of an attempt at most."""
+    def add_tasks(self, rows: Sequence[TaskRow]) -> None:
+        """New tasks; a device has one of an attempt at most."""
         ...
 
-    def save_task(self, row: TaskRow) -> None:
-        """A task that is there, changed."""
+    def save_tasks(self, rows: Sequence[TaskRow]) -> None:
+        """Tasks that are there, changed: their state, and what came with it."""
         ...
 
     def end_tasks(self, attempt: int, before: TaskState, after: TaskState, now: float) -> None:

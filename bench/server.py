@@ -1,0 +1,325 @@
+"""How much the aggregator can take: uploads, check-ins, a crowd, an idle process, a day of rounds.
+
+    python -m bench.server [uploads] [check-ins] [crowd] [idle] [day] [--json]
+
+Every row runs a real `ravan serve` with its state on the disk of `--folder`, and a load that is one
+other process on the same machine (bench/server_load.py), so the cores are for both. The models
+are the tests' tiny ones: nobody trains here, and only the size of an update counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.server_sides import ServerProcess, floor, load, make_artifact, make_known
+from ravan_edge.memory import PeakSampler
+from ravan_server.settings import RoundSettings
+
+LARGE = {"heads": 8, "rank": 79}  # an update has 200,716 bytes
+SMALL = {"heads": 4, "rank": 24}  # 10,204 bytes
+CONNECTIONS = 32
+
+TARGET_UPLOADS = 400.0
+TARGET_FLOOR_RATIO = 0.4
+TARGET_CHECK_INS = 1500.0
+TARGET_P99_MS = 100.0
+TARGET_CROWD_SECONDS = 8.0
+TARGET_CROWD_MB = 300.0
+TARGET_IDLE_MB = 150.0
+TARGET_START_SECONDS = 1.5
+TARGET_GROWTH_MB = 5.0  # of what was there after the first 5,000: allocators breathe that much
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure against its target.
+
+    Attributes:
+        name: What was measured.
+        figure: Median of the repeats.
+        target: At least or at most this much.
+        met: Whether it is.
+        repeats: Every repeat.
+        conditions: How it was measured.
+        digits: Behind the point, when printed.
+    """
+
+    name: str
+    figure: float
+    target: str
+    met: bool
+    repeats: list[float]
+    conditions: str
+    digits: int = 0
+
+    def __str__(self) -> str:
+        spread = f"{min(self.repeats):,.{self.digits}f} to {max(self.repeats):,.{self.digits}f}"
+        verdict = "met" if self.met else "MISSED"
+        return (
+            f"{self.name:<44} {self.figure:>9,.{self.digits}f}   {self.target:<10} {verdict:<7}"
+            f"{spread} ({len(self.repeats)})   {self.conditions}"
+        )
+
+
+def at_least(name: str, found: Sequence[float], target: float, how: str, digits: int = 0) -> Row:
+    figure = statistics.median(found)
+    return Row(name, figure, f">= {target:,.{digits}f}", figure >= target, [*found], how, digits)
+
+
+def at_most(name: str, found: Sequence[float], target: float, how: str, digits: int = 0) -> Row:
+    figure = statistics.median(found)
+    return Row(name, figure, f"<= {target:,.{digits}f}", figure <= target, [*found], how, digits)
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[max(0, -(-99 * len(values) // 100) - 1)]
+
+
+def resident_mb(pid: int) -> float:
+    """All of a process's pages in memory, files it has mapped too."""
+    with PeakSampler([pid]) as sampler:
+        peak = sampler.peak(pid)
+    return (peak.anonymous_bytes + peak.mapped_bytes) / 1e6
+
+
+def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """Durable, verified uploads a second, in one round that takes them all."""
+    artifact = make_artifact(folder / "artifact", **LARGE)
+    count: int = options.uploads
+    rates, floors = [], []
+    for number in range(options.repeats):
+        state = folder / f"state{number}"
+        settings = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
+        with ServerProcess(artifact.folder, state, **settings) as server:
+            common = {"port": server.port, "connections": CONNECTIONS}
+            offered = load(
+                kind="check-ins",
+                first=0,
+                count=count,
+                rate=None,
+                artifact=artifact.digest,
+                **common,
+            )
+            assert len(offered["tasks"]) == count, offered
+            sent = load(
+                kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common
+            )
+        assert sent["statuses"] == {"accepted": count}, sent["statuses"]
+        rates.append(count / sent["seconds"])
+        floors.append(floor(artifact.folder, count))
+        say(f"uploads: {rates[-1]:.0f}/s, floor {floors[-1]:.0f}/s")
+        shutil.rmtree(state)
+    how = f"{count} uploads of 200,716 bytes, {CONNECTIONS} connections"
+    ratios = [rate / bound for rate, bound in zip(rates, floors, strict=True)]
+    bound = statistics.median(floors)
+    return [
+        at_least("durable uploads a second", rates, TARGET_UPLOADS, how),
+        at_least(
+            "... as a part of the floor",
+            ratios,
+            TARGET_FLOOR_RATIO,
+            f"floor {bound:,.0f} a second ({min(floors):,.0f} to {max(floors):,.0f})",
+            2,
+        ),
+    ]
+
+
+def check_ins(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """Check-ins of devices that had a task before: they get one, the same again, or a window."""
+    artifact = make_artifact(folder / "artifact", **SMALL)
+    devices: int = options.devices
+    slow = devices // 3
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    with_places = RoundSettings(goal=devices, over_selection=1.0, deadline_seconds=3600)
+    full = RoundSettings(goal=100, over_selection=1.0, deadline_seconds=3600)
+    for settings, kinds in (
+        (with_places, ("a task", "the same task again")),
+        (full, ("a window",)),
+    ):
+        make_known(artifact, folder / "known", devices, settings)
+        for number in range(options.repeats):
+            state = folder / f"state{number}"
+            shutil.copytree(folder / "known", state)
+            with ServerProcess(artifact.folder, state) as server:
+                common = {"kind": "check-ins", "port": server.port, "artifact": artifact.digest}
+                if settings is full:  # the round's places are taken first
+                    load(first=devices - 100, count=100, rate=None, connections=8, **common)
+                for kind in kinds:
+                    asked = (devices if settings is with_places else devices - 100) - slow
+                    late = load(
+                        first=0, count=slow, rate=TARGET_CHECK_INS / 2, connections=16, **common
+                    )
+                    fast = load(
+                        first=slow, count=asked, rate=None, connections=CONNECTIONS, **common
+                    )
+                    check_answers(kind, (late, slow), (fast, asked))
+                    rates, delays = found.setdefault(kind, ([], []))
+                    rates.append(asked / fast["seconds"])
+                    delays.append(1000 * p99(late["latencies"]))
+                    say(f"check-ins, {kind}: {rates[-1]:.0f}/s, p99 {delays[-1]:.1f} ms")
+            shutil.rmtree(state)
+        shutil.rmtree(folder / "known")
+    rows = []
+    for kind, (rates, delays) in found.items():
+        how = f"{devices} known devices, {CONNECTIONS} connections"
+        rows.append(at_least(f"check-ins a second, {kind}", rates, TARGET_CHECK_INS, how))
+        how = f"{slow} arrivals at {TARGET_CHECK_INS / 2:.0f} a second, from the due moment"
+        rows.append(at_most("... p99 at half that load, ms", delays, TARGET_P99_MS, how, 1))
+    return rows
+
+
+def check_answers(kind: str, *answers: tuple[dict[str, Any], int]) -> None:
+    """Everybody was answered, with what this kind of check-in is about."""
+    for answer, count in answers:
+        tasks, windows = len(answer["tasks"]), sum(answer["waits"].values())
+        expected = (0, count) if kind == "a window" else (count, 0)
+        assert (tasks, windows) == expected, (kind, tasks, answer["waits"], answer["refused"])
+
+
+def crowd(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """New devices that check in within one second, each on a connection of its own."""
+    artifact = make_artifact(folder / "artifact", **SMALL)
+    devices: int = options.devices
+    places = devices // 2
+    delays, peaks, unanswered = [], [], []
+    for number in range(options.repeats):
+        state = folder / f"state{number}"
+        with (
+            ServerProcess(artifact.folder, state, goal=places, over_selection=1) as server,
+            PeakSampler([server.pid], interval_seconds=0.01) as sampler,
+        ):
+            seen = load(
+                kind="check-ins",
+                port=server.port,
+                artifact=artifact.digest,
+                first=0,
+                count=devices,
+                rate=float(devices),
+                connections=0,
+            )
+            peak = sampler.peak(server.pid)
+        tasks, windows = seen["tasks"], sum(seen["waits"].values())
+        assert len({task["task"] for task in tasks}) == len(tasks) <= places
+        assert len({task["device"] for task in tasks}) == len(tasks)
+        unanswered.append(float(devices - len(tasks) - windows))
+        delays.append(p99(seen["latencies"]))
+        peaks.append((peak.anonymous_bytes + peak.mapped_bytes) / 1e6)
+        say(
+            f"crowd: {len(tasks)} tasks, {windows} windows, {seen['refused']} refused, "
+            f"p99 {delays[-1]:.2f} s, all within {seen['seconds']:.2f} s, {peaks[-1]:.0f} MB"
+        )
+        shutil.rmtree(state)
+    how = f"{devices} devices within 1 s, {places} places, a connection each"
+    return [
+        at_most("crowd: devices without an answer", unanswered, 0.0, how),
+        at_most("... p99 of the answer, s", delays, TARGET_CROWD_SECONDS, how, 2),
+        at_most("... peak of the server, MB", peaks, TARGET_CROWD_MB, "mapped files included"),
+    ]
+
+
+def idle(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """A server that nobody talks to."""
+    artifact = make_artifact(folder / "artifact", **SMALL)
+    starts, sizes = [], []
+    for number in range(2 * options.repeats + 1):
+        with ServerProcess(artifact.folder, folder / f"state{number}") as server:
+            time.sleep(1)
+            starts.append(server.start_seconds)
+            sizes.append(resident_mb(server.pid))
+        say(f"idle: start {starts[-1]:.2f} s, {sizes[-1]:.0f} MB")
+    how = "from before the process is made until /healthz is answered"
+    return [
+        at_most("start, s", starts, TARGET_START_SECONDS, how, 2),
+        at_most("idle server, MB", sizes, TARGET_IDLE_MB, "mapped files included"),
+    ]
+
+
+def day(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """Many rounds one after the other: does memory grow, do files stay?"""
+    artifact = make_artifact(folder / "artifact", **SMALL)
+    state = folder / "state"
+    first: int = options.day // 6
+    sizes = []
+    began = time.perf_counter()
+    with ServerProcess(artifact.folder, state, goal=100, rounds=1_000_000) as server:
+        for count in (first, options.day - first):
+            answer = load(
+                kind="rounds",
+                port=server.port,
+                folder=str(artifact.folder),
+                artifact=artifact.digest,
+                count=count,
+                devices=1000,
+                connections=16,
+            )
+            sizes.append(resident_mb(server.pid))
+            say(f"day: {answer['accepted']} updates, {sizes[-1]:.1f} MB, {answer['refused']}")
+        rounds = server.get("/v1/status")["version"]
+    seconds = time.perf_counter() - began
+    with sqlite3.connect(state / "state.sqlite") as database:
+        latest = database.execute("select max(id) from attempts").fetchone()[0]
+    left = [
+        path for path in (state / "updates").iterdir() if path.stem.split("-")[0] != str(latest)
+    ]
+    how = (
+        f"{first} updates: {sizes[0]:.1f} MB, {options.day}: {sizes[1]:.1f} MB; {rounds} rounds of "
+        f"100 updates of 10,204 bytes, {seconds:.0f} s"
+    )
+    return [
+        at_most("day: memory gained, MB", [sizes[1] - sizes[0]], TARGET_GROWTH_MB, how, 1),
+        at_most("... files of merged rounds", [float(len(left))], 0.0, how),
+    ]
+
+
+ROWS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
+    "uploads": uploads,
+    "check-ins": check_ins,
+    "crowd": crowd,
+    "idle": idle,
+    "day": day,
+}
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What the aggregator can take.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; none: all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--uploads", type=int, default=2000, help="of row uploads, each repeat")
+    parser.add_argument("--devices", type=int, default=10_000, help="of rows check-ins and crowd")
+    parser.add_argument("--day", type=int, default=30_000, help="updates of row day")
+    parser.add_argument("--folder", type=Path, help="on the disk that is measured")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.rows) - ROWS.keys():
+        parser.error(f"no row {', '.join(sorted(unknown))}")
+    found = []
+    for name in options.rows or ROWS:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            found += ROWS[name](Path(folder), options)
+    if options.json:
+        rows = [asdict(row) for row in found]
+        machine = {"processors": os.cpu_count(), "load_average": os.getloadavg()[0]}
+        print(json.dumps({"rows": rows, **machine}, indent=2))
+        return
+    print(*found, sep="\n")
+    print(f"{os.cpu_count()} cores for server and load together, load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
