@@ -208,7 +208,7 @@ def test_a_failure_that_is_not_as_the_protocol_says_changes_nothing(
 
 
 # All examples talk to one server: nothing that they say may change what it does.
-ONE_SERVER = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_SERVER = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),

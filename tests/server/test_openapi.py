@@ -27,6 +27,7 @@ from ravan_edge.protocol import (
 )
 from ravan_server.app import create_app
 from ravan_server.openapi import openapi_text
+from tests.server.asgi import Client
 from tests.server.conftest import Served
 
 OPERATIONS = {
@@ -73,6 +74,11 @@ def test_no_operation_is_hidden() -> None:
     }
     own = {("get", "/openapi.json"), ("head", "/openapi.json")}
     assert served - own == set(OPERATIONS)
+
+
+def test_an_application_that_only_describes_itself_serves_nothing() -> None:
+    with Client(create_app(None)) as client:
+        assert client.get("/v1/status").problem.reason is Reason.BUG
 
 
 def test_every_operation_is_refused_with_a_problem(document: Any) -> None:

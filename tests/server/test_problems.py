@@ -98,7 +98,7 @@ def test_a_bug_is_a_problem_without_its_traceback(
         assert isinstance(answer.raised, ZeroDivisionError), "the server's log has it"
 
 
-def test_a_bug_of_the_writer_reaches_who_waits_and_nobody_else(
+def test_a_bug_of_the_writer_reaches_who_waits_and_the_server_goes_on(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer = offered(served.client)

@@ -211,9 +211,9 @@ def test_headers_that_claim_too_much(shared: Served, body: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """An artifact whose updates have 1.6 MB: room for a large header."""
+    """An artifact whose updates have 1.2 MB: room for a large header."""
     folder = tmp_path_factory.mktemp("wide") / "artifact"
-    return make_tiny_artifact(folder, sizes=TinySizes(heads=40_000))
+    return make_tiny_artifact(folder, sizes=TinySizes(heads=29_000))
 
 
 def feed(receiver: UploadReceiver, body: bytes) -> None:
@@ -230,14 +230,14 @@ def many_names(count: int) -> bytes:
     [
         # Ten million names, as much of them as fits into a header or into an update.
         tensor_file(many_names(80_000)),
-        tensor_file(many_names(120_000)),
-        tensor_file(b'{"a":[' + b"[]," * 200_000 + b"[]]}"),
+        tensor_file(many_names(100_000)),
+        tensor_file(b'{"a":[' + b"[]," * 60_000 + b"[]]}"),
         tensor_file(b'{"a":"' + b"\\\\" * 500_000 + b'"}'),
         tensor_file(b'{"__metadata__":{"a":"' + b"x" * 1_000_000 + b'"}}'),
         tensor_file(b'{"a":' + b"1" * 1_000_000 + b"}"),
         tensor_file(b"{" + b" " * ((1 << 20) - 2) + b"}"),
         ((1 << 20) + 1).to_bytes(8, "little") + bytes((1 << 20) + 1),
-        (1_500_000).to_bytes(8, "little") + bytes(1_500_000),
+        (1_100_000).to_bytes(8, "little") + bytes(1_100_000),
     ],
     ids=["names", "more-names", "lists", "escapes", "metadata", "number", "spaces", "long", "huge"],
 )

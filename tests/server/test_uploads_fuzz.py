@@ -19,9 +19,9 @@ from tests.server.conftest import Served
 from tests.server.devices import encoded, offered, path_of, reader_of
 from tests.server.reference_update import is_update
 
-MUTATIONS = 5_000
+MUTATIONS = 3_000
 MUTATIONS_OF_A_SOAK = 1_000_000
-MUTATIONS_SENT = 500
+MUTATIONS_SENT = 300
 
 TASK, VERSION = "task-of-the-fuzzer-0", 7
 HEADS: list[list[int] | None] = [None, [1, 3], [0], []]
