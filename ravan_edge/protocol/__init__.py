@@ -18,10 +18,12 @@ from ravan_edge.protocol.messages import (
 from ravan_edge.protocol.problems import KINDS, Problem, ProblemKind, Reason, Refusal
 from ravan_edge.protocol.update_file import (
     Update,
+    UpdateHeader,
     UpdateInfo,
     check_update_header,
     decode_update,
     encode_update,
+    largest_number,
     read_update,
 )
 
@@ -43,11 +45,13 @@ __all__ = [
     "ServerStatus",
     "TaskOffer",
     "Update",
+    "UpdateHeader",
     "UpdateInfo",
     "UploadRules",
     "WaitReason",
     "check_update_header",
     "decode_update",
     "encode_update",
+    "largest_number",
     "read_update",
 ]

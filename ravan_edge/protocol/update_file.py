@@ -33,10 +33,12 @@ from ravan_edge.methods import HeadIndices, Method, Training, Vector
 
 __all__ = [
     "Update",
+    "UpdateHeader",
     "UpdateInfo",
     "check_update_header",
     "decode_update",
     "encode_update",
+    "largest_number",
     "read_update",
 ]
 
@@ -76,6 +78,19 @@ class UpdateInfo:
             "examples": str(self.examples),
             "steps": str(self.steps),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateHeader:
+    """The header of an update, checked.
+
+    Attributes:
+        info: What the update says about itself.
+        tensors: Where its tensors lie.
+    """
+
+    info: UpdateInfo
+    tensors: TensorHeader
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,14 +169,13 @@ def decode_update(
     # A layer that is left out trained nothing.
     trained = dict.fromkeys(_layers(method), np.empty(0, np.int32))
     check_expected(header, _expected(header, method, where), where)
-    tensors = tensors_of(content, header, HEADS_BOUNDS, where=where)
+    tensors = _checked_tensors(content, header, method, where)
     difference = np.zeros(method.layout.size, np.float32)
     for segment in method.layout.segments:
         values = difference[segment.place].reshape(segment.shape)
         if segment.role is Role.CORE and segment.layer is not None:
             heads = tensors.get(f"{segment.layer}{_HEADS}")
             if heads is not None:
-                _check_heads(heads, segment.shape[0], f"{where}: {segment.layer}{_HEADS}")
                 trained[segment.layer] = heads.copy()
                 values[heads] = tensors[f"{segment.layer}{_DIFFERENCE}"]
         elif segment.role is not Role.SCALE:
@@ -173,7 +187,7 @@ def decode_update(
 
 def check_update_header(
     raw: bytes, file_bytes: int, manifest: Manifest, method: Method, artifact: str, *, where: str
-) -> UpdateInfo:
+) -> UpdateHeader:
     """Check all that the header of an update says, before its data are there.
 
     Args:
@@ -192,7 +206,32 @@ def check_update_header(
     header = parse_header(raw, file_bytes, HEADS_BOUNDS, where)
     info = _info(header.metadata, artifact, where)
     check_expected(header, _expected(header, method, where), where)
-    return info
+    return UpdateHeader(info, header)
+
+
+def largest_number(
+    content: bytes | memoryview, header: UpdateHeader, method: Method, *, where: str
+) -> float:
+    """Check the values of an update whose header was checked, without a copy of them.
+
+    Args:
+        content: The whole file.
+        header: As :func:`check_update_header` found it.
+        method: Of the artifact the server has.
+        where: How errors call the update.
+
+    Returns:
+        The largest absolute value of its difference.
+
+    Raises:
+        ArtifactError: As :func:`decode_update`.
+        TensorFileError: The same.
+    """
+    largest = 0.0
+    for name, array in _checked_tensors(content, header.tensors, method, where).items():
+        if not name.endswith(_HEADS) and array.size:
+            largest = max(largest, float(array.max()), -float(array.min()))
+    return largest
 
 
 def read_update(path: Path, manifest: Manifest, method: Method, artifact: str) -> Update:
@@ -285,6 +324,18 @@ def _expected(
         elif segment.role is not Role.SCALE:
             expected[segment.name] = ("F32", segment.shape)
     return expected
+
+
+def _checked_tensors(
+    content: bytes | memoryview, header: TensorHeader, method: Method, where: str
+) -> dict[str, NDArray[Any]]:
+    """The tensors of a file whose header was checked: their numbers are finite, their heads are heads."""
+    tensors = tensors_of(content, header, HEADS_BOUNDS, where=where)
+    for segment in method.layout.segments:
+        name = f"{segment.layer}{_HEADS}"
+        if segment.role is Role.CORE and name in tensors:
+            _check_heads(tensors[name], segment.shape[0], f"{where}: {name}")
+    return tensors
 
 
 def _check_heads(heads: HeadIndices, count: int, where: str) -> None:

@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import threading
 
-import numpy as np
-
 from ravan_edge.artifact import HEADS_BOUNDS, Artifact, most_update_bytes
 from ravan_edge.artifact.tensor_header import header_length
 from ravan_edge.errors import ArtifactError
 from ravan_edge.merge import MergeScale
 from ravan_edge.methods import Method
-from ravan_edge.protocol import Reason, Refusal, UpdateInfo, check_update_header, decode_update
+from ravan_edge.protocol import (
+    Reason,
+    Refusal,
+    UpdateHeader,
+    UpdateInfo,
+    check_update_header,
+    largest_number,
+)
 from ravan_server.operations import CheckedUpdate
 
 __all__ = ["MemoryBudget", "UploadReceiver"]
@@ -96,7 +101,7 @@ class UploadReceiver:
         self._content = bytearray()
         self._digest = hashlib.sha256()
         self._header_bytes: int | None = None
-        self._info: UpdateInfo | None = None
+        self._header: UpdateHeader | None = None
 
     def feed(self, chunk: bytes) -> None:
         """The next bytes.
@@ -109,7 +114,7 @@ class UploadReceiver:
         self._budget.take(len(chunk))
         self._content += chunk
         self._digest.update(chunk)
-        if self._info is None:
+        if self._header is None:
             self._look_at_header()
 
     def finish(self) -> CheckedUpdate:
@@ -118,30 +123,25 @@ class UploadReceiver:
         Raises:
             Refusal: Fewer than announced, or a number that cannot be merged.
         """
-        if len(self._content) < self._length or self._info is None:
+        if len(self._content) < self._length or self._header is None:
             raise Refusal(
                 Reason.CUT_OFF,
                 f"{len(self._content)} bytes arrived, {self._length} were announced: send it again",
             )
         try:
-            update = decode_update(
-                memoryview(self._content).toreadonly(),
-                self._artifact.manifest,
-                self._method,
-                self._artifact.digest,
-                where=_WHERE,
+            largest = largest_number(
+                memoryview(self._content).toreadonly(), self._header, self._method, where=_WHERE
             )
         except ArtifactError as error:
             raise Refusal(Reason.BAD_UPDATE, str(error)) from None
         bound = 2.0 ** MergeScale(0).bound_exponent
-        largest = float(np.abs(update.difference).max(initial=0.0))
         if not largest < bound:
             raise Refusal(
                 Reason.BAD_NUMBERS,
                 f"a number of size {largest:g}, expected less than {bound:g}: "
                 "train with a lower learning rate",
             )
-        return CheckedUpdate(update.info, self._content, self._digest.hexdigest())
+        return CheckedUpdate(self._header.info, self._content, self._digest.hexdigest())
 
     def close(self) -> None:
         """Give the memory back, whatever became of it."""
@@ -158,7 +158,7 @@ class UploadReceiver:
             end = _LENGTH_BYTES + self._header_bytes
             if len(self._content) < end:
                 return
-            self._info = check_update_header(
+            self._header = check_update_header(
                 bytes(self._content[_LENGTH_BYTES:end]),
                 self._length,
                 self._artifact.manifest,
@@ -168,7 +168,7 @@ class UploadReceiver:
             )
         except ArtifactError as error:
             raise Refusal(Reason.BAD_UPDATE, str(error)) from None
-        self._check_assignment(self._info)
+        self._check_assignment(self._header.info)
 
     def _check_assignment(self, info: UpdateInfo) -> None:
         if info.task != self._task:

@@ -7,17 +7,34 @@ import socket
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ravan_edge.artifact import Artifact, most_update_bytes, update_bytes
 from ravan_edge.errors import StorageError
-from ravan_edge.protocol import CheckIn, TaskOffer, WaitReason, decode_update
+from ravan_edge.methods import method_for
+from ravan_edge.protocol import (
+    CheckIn,
+    TaskOffer,
+    UpdateInfo,
+    WaitReason,
+    check_update_header,
+    decode_update,
+    encode_update,
+    largest_number,
+)
 from ravan_server.coordinator import Coordinator
 from ravan_server.operations import CheckedUpdate
 from ravan_server.serving import serve
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import TaskRow, TaskState
-from tests.server.server_kit import Clock, device_update, opened_server, wait_for
+from tests.server.server_kit import (
+    Clock,
+    device_difference,
+    device_update,
+    opened_server,
+    wait_for,
+)
 from tests.tiny_artifact import TinySizes, make_tiny_artifact
 
 
@@ -103,3 +120,25 @@ def test_an_address_that_another_server_has_is_refused(artifact: Artifact, tmp_p
         settings = ServerSettings(port=taken.getsockname()[1])
         with pytest.raises(StorageError, match="cannot listen there"):
             serve(artifact, tmp_path / "state", RoundSettings(), settings, print)
+
+
+@pytest.mark.parametrize("heads", [None, {"encoder.dense": [1, 3]}, {}])
+def test_the_largest_number_is_that_of_the_decoded_update(
+    artifact: Artifact, heads: dict[str, list[int]] | None
+) -> None:
+    method = method_for(artifact.manifest)
+    start = np.zeros(method.layout.size, np.float32)
+    chosen = heads and {layer: np.array(each, np.int32) for layer, each in heads.items()}
+    training = method.training(start, {} if heads == {} else chosen)
+    difference = device_difference(artifact, 1, 0)
+    if training.mask is not None:
+        difference = np.where(training.mask, difference, np.float32(0))
+    info = UpdateInfo("task", 0, artifact.digest, 8, 1)
+    content = encode_update(info, method, difference, training)
+    place = (artifact.manifest, method, artifact.digest)
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = check_update_header(content[8:begin], len(content), *place, where="update")
+    update = decode_update(content, *place)
+    assert header.info == update.info == info
+    found = largest_number(content, header, method, where="update")
+    assert found == np.abs(update.difference).max() > 0
