@@ -45,6 +45,7 @@ _TELEMETRY: TelemetryConfig = {
     "operation_spans": False,
     "auto_configure": False,
 }
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _FOREVER = "public, max-age=31536000, immutable"
 
 Digest = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{64}$")]
@@ -65,6 +66,7 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
         description="How devices get tasks and send updates: docs/protocol.md.",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=_TELEMETRY,
         responses={"default": {"model": Problem, "description": "Refused."}},
     )
@@ -146,6 +148,7 @@ def _add_reading(app: FastAPI, coordinator: Coordinator) -> None:
         headers = {"etag": f'"{digest}"', "cache-control": _FOREVER}
         if request.headers.get("if-none-match") == headers["etag"]:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        _ignore_odd_ranges(request)
         return FileResponse(path, headers=headers, media_type="application/octet-stream")
 
     @app.get("/v1/versions", response_model=Versions, tags=["versions"])
@@ -182,6 +185,15 @@ def _announced(request: Request) -> int:
     if not _DECIMAL.fullmatch(text):
         raise Refusal(Reason.LENGTH_REQUIRED, "an upload has a content-length")
     return int(text)
+
+
+def _ignore_odd_ranges(request: Request) -> None:
+    """Leave only a range that is one: others are answered with the whole, as RFC 9110 has it."""
+    found = _RANGE.fullmatch(request.headers.get("range", ""))
+    first, last = found.groups() if found else ("", "")
+    if not (first or last) or (first and last and int(last) < int(first)):
+        headers = request.scope["headers"]
+        request.scope["headers"] = [each for each in headers if each[0] != b"range"]
 
 
 def _json(message: BaseModel) -> Response:

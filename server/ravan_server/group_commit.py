@@ -20,11 +20,12 @@ from ravan_server.blobs import UpdateLog
 from ravan_server.rounds import Attempt
 from ravan_server.store import Store, TaskRow, Transaction
 
-__all__ = ["GroupCommit", "Operation", "Work"]
+__all__ = ["GroupCommit", "Operation", "Work", "as_refusal"]
 
 Result = TypeVar("Result")
 
 _MOST_OPERATIONS = 512
+_RETRY_SECONDS = 10.0
 
 
 @dataclass
@@ -162,7 +163,7 @@ class GroupCommit:
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
             self._log.give_up()
             self._on_commit(None)
-            failure = _as_refusal(error)
+            failure = as_refusal(error) if isinstance(error, StorageError) else error
             for _, future in batch:
                 future.set_exception(failure)
             return
@@ -173,7 +174,6 @@ class GroupCommit:
                 future.set_exception(refused)
 
 
-def _as_refusal(error: BaseException) -> BaseException:
-    if isinstance(error, StorageError):
-        return Refusal(Reason.STORAGE, str(error), retry_after_seconds=10.0)
-    return error
+def as_refusal(error: StorageError) -> Refusal:
+    """What a client is told when the disk of the server fails."""
+    return Refusal(Reason.STORAGE, str(error), retry_after_seconds=_RETRY_SECONDS)

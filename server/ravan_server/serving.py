@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -110,9 +111,14 @@ def serve(
                 )
             )
             host, port = listening.getsockname()[:2]
+
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
+            # One that comes before uvicorn listens for it ends the server as well.
+            def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+                server.should_exit = True
+
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: None)
+                signal.signal(number, end)
             on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             server.run(sockets=[listening])
         finally:
