@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.cli.main import main
+from ravan_edge.device import ServerConnection
+from ravan_edge.protocol import Reason, Refusal
 from ravan_edge.training import LocalSettings
 from tests.conftest import BuildOnce
 from tests.tiny_artifact import make_tiny_artifact, tiny_rows
@@ -76,6 +78,11 @@ EVAL = ("eval", "artifact", "--data")
             "ravan: --partition: unknown partition 'dirichlet'. To mend it: use iid, ",
         ),
         (2, (*TRAIN, "--rank", "3"), "No such option: --rank"),
+        (
+            2,
+            ("serve", "artifact", "--state", "state", "--host", "0.0.0.0"),
+            "ravan: --host 0.0.0.0: devices are not told apart yet, so only this machine may ",
+        ),
         (3, ("inspect", "nowhere"), "ravan: nowhere: there is no such folder. To mend it: "),
         (
             3,
@@ -98,6 +105,11 @@ EVAL = ("eval", "artifact", "--data")
             9,
             (*TRAIN[:-1], "runs/h.safetensors"),
             "ravan: runs: there is no such folder. To mend it: mkdir -p runs",
+        ),
+        (
+            9,
+            ("status", "--server", "http://127.0.0.1:1"),
+            "ravan: http://127.0.0.1:1: the server cannot be reached: ",
         ),
     ],
 )
@@ -148,6 +160,21 @@ def test_a_symbolic_link(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     quoted = ": 'base.safetensors' is a symbolic link or no regular file. To mend it: copy "
     assert quoted in page_of(3)
     assert quoted in capsys.readouterr().err
+
+
+def test_a_refusal_of_a_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(connection: ServerConnection, version: int) -> None:
+        del connection
+        raise Refusal(
+            Reason.NO_SUCH_VERSION,
+            f"version {version} is not kept: `ravan heads list` shows those that are",
+        )
+
+    monkeypatch.setattr(ServerConnection, "roll_back", refused)
+    assert run("heads", "rollback", "9", "--server", "http://127.0.0.1:1") == 6
+    assert capsys.readouterr().err.strip() in page_of(6)
 
 
 def test_heads_of_another_artifact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,8 +187,9 @@ def _wants_json() -> bool:
 def _entries() -> dict[str, _Entry]:
     """All commands: ours in their order, then those of plugins that we do not know."""
     found = dict(_COMMANDS)
+    ours = {entry.plugin for entry in _COMMANDS.values()}  # such as `server`, which brings `serve`
     for point in entry_points(group=PLUGINS):
-        if point.name not in found:
+        if point.name not in found and point.name not in ours:
             found[point.name] = _Entry(f"From {point.value.partition(':')[0]}.", plugin=point.name)
     return found
 

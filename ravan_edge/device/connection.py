@@ -6,7 +6,9 @@ One request is one request here: when to try again is the business of who calls.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +40,13 @@ Message = TypeVar("Message", bound=BaseModel)
 
 _ANSWER: TypeAdapter[TaskOffer | ComeBack] = TypeAdapter(CheckInAnswer)
 _MOST_MESSAGE_BYTES = 1 << 20
+_MOST_VERSIONS_BYTES = 1 << 28  # a million of them
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
+_RANGE_NOT_SATISFIABLE = 416
 _SERVER_ERROR = 500
+_LARGEST_PORT = 65_535
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 @contextmanager
@@ -79,6 +85,8 @@ class ServerConnection:
             base_url=self.url,
             transport=transport,
             timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
+            # Bytes are compared with digests and counted as they come: nothing between may pack them.
+            headers={"accept-encoding": "identity"},
             # A device talks to its server and to nobody that an environment names.
             trust_env=False,
         )
@@ -114,7 +122,7 @@ class ServerConnection:
 
     def versions(self) -> tuple[VersionInfo, ...]:
         """All versions of the heads, the latest first."""
-        content = self._request("GET", "/v1/versions")
+        content = self._request("GET", "/v1/versions", most_bytes=_MOST_VERSIONS_BYTES)
         return self._parse(Versions.model_validate_json, content).versions
 
     def roll_back(self, version: int) -> VersionInfo:
@@ -144,11 +152,18 @@ class ServerConnection:
                 self._network(),
                 self._client.stream("GET", f"/v1/blobs/{digest}", headers=headers) as answer,
             ):
-                if answer.status_code != httpx2.codes.PARTIAL_CONTENT:
+                received = began
+                if began and answer.status_code == _RANGE_NOT_SATISFIABLE:
+                    chunks: Iterator[bytes] = iter(
+                        ()
+                    )  # nothing is missing, or it is something else
+                else:
                     self._refuse(answer)
-                    file.truncate(0)
-                received = file.tell()
-                for chunk in answer.iter_raw():
+                    chunks = answer.iter_raw()
+                    if answer.status_code != httpx2.codes.PARTIAL_CONTENT:
+                        file.truncate(0)
+                        received = 0
+                for chunk in chunks:
                     received += len(chunk)
                     if received > most_bytes:
                         break
@@ -172,6 +187,7 @@ class ServerConnection:
         method: str,
         path: str,
         message: BaseModel | None = None,
+        most_bytes: int = _MOST_MESSAGE_BYTES,
         **more: Any,  # noqa: ANN401
     ) -> bytes:
         if message is not None:
@@ -179,7 +195,7 @@ class ServerConnection:
             more["headers"] = {"content-type": "application/json"}
         with self._network(), self._client.stream(method, path, **more) as answer:
             self._refuse(answer)
-            return self._body(answer)
+            return self._body(answer, most_bytes)
 
     def _refuse(self, answer: httpx2.Response) -> None:
         """Raise what a server says instead of an answer."""
@@ -195,11 +211,11 @@ class ServerConnection:
             problem.reason, problem.detail, retry_after_seconds=problem.retry_after_seconds
         )
 
-    def _body(self, answer: httpx2.Response) -> bytes:
+    def _body(self, answer: httpx2.Response, most_bytes: int = _MOST_MESSAGE_BYTES) -> bytes:
         content = bytearray()
         for chunk in answer.iter_raw():
             content += chunk
-            if len(content) > _MOST_MESSAGE_BYTES:
+            if len(content) > most_bytes:
                 raise self._nonsense("an answer without end")
         return bytes(content)
 
@@ -235,13 +251,26 @@ def _parsed(url: str) -> httpx2.URL:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
         parsed = httpx2.URL("")
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    host = parsed.raw_host.decode("ascii", "replace")
+    if (
+        parsed.scheme not in {"http", "https"}
+        or not (_HOST.fullmatch(host) or _is_address(host))
+        or (parsed.port is not None and parsed.port > _LARGEST_PORT)
+    ):
         raise UsageError(
             f"{url[:200]!r} is no address of a server",
             where="--server",
             hint="use http://HOST:PORT, as `ravan serve` prints it",
         )
     return parsed
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _sha256(path: Path) -> str:

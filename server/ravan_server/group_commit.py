@@ -23,13 +23,14 @@ from ravan_server.blobs import UpdateLog
 from ravan_server.rounds import Attempt
 from ravan_server.store import Store, TaskRow, TaskState, Transaction
 
-__all__ = ["GroupCommit", "Memory", "Operation", "Work"]
+__all__ = ["GroupCommit", "Memory", "Operation", "Work", "as_refusal"]
 
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _MOST_OPERATIONS = 512
+_RETRY_SECONDS = 10.0
 _ID_BYTES = 16
 _IDS_AT_ONCE = 32
 
@@ -278,7 +279,7 @@ class GroupCommit:
             self._on_commit(work)
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
             self._log.give_up()
-            failure = _as_refusal(error)
+            failure = as_refusal(error) if isinstance(error, StorageError) else error
             try:
                 self._on_commit(None)
             except RavanError:  # the answers come first
@@ -293,7 +294,6 @@ class GroupCommit:
                 future.set_exception(refused)
 
 
-def _as_refusal(error: BaseException) -> BaseException:
-    if isinstance(error, StorageError):
-        return Refusal(Reason.STORAGE, str(error), retry_after_seconds=10.0)
-    return error
+def as_refusal(error: StorageError) -> Refusal:
+    """What a client is told when the disk of the server fails."""
+    return Refusal(Reason.STORAGE, str(error), retry_after_seconds=_RETRY_SECONDS)

@@ -9,7 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal
+from ravan_server.group_commit import as_refusal
 from ravan_server.offers import check_protocol
 
 __all__ = ["PROBLEM_TYPE", "add_error_handlers", "problem_response"]
@@ -38,6 +40,10 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
         return _respond(request, refusal)
+
+    @app.exception_handler(StorageError)
+    async def disk(request: Request, error: StorageError) -> Response:
+        return _respond(request, as_refusal(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> Response:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -133,9 +134,14 @@ def serve(
             app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)
             server = http_server(app)
             host, port = listening[0].getsockname()[:2]
+
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
+            # One that comes before uvicorn listens for it ends the server as well.
+            def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+                server.should_exit = True
+
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: None)
+                signal.signal(number, end)
             on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
             gc.collect()
             gc.freeze()  # what is there now stays: a search for garbage need not look at it

@@ -119,11 +119,13 @@ class UploadReceiver:
         Raises:
             Refusal: Fewer than announced, or a number that cannot be merged.
         """
-        if len(self._content) < self._length or self._info is None:
+        if len(self._content) < self._length:
             raise Refusal(
                 Reason.CUT_OFF,
                 f"{len(self._content)} bytes arrived, {self._length} were announced: send it again",
             )
+        if self._info is None:
+            raise Refusal(Reason.BAD_UPDATE, f"{self._length} bytes are no update file")
         try:
             update = self._reader.view(memoryview(self._content).toreadonly(), where=_WHERE)
         except TensorFileError as error:

@@ -15,7 +15,6 @@ from ravan_edge.protocol import (
     CheckIn,
     TaskOffer,
     WaitReason,
-    decode_update,
 )
 from ravan_server.coordinator import Coordinator
 from ravan_server.operations import CheckedUpdate
@@ -66,7 +65,7 @@ def all_upload(coordinator: Coordinator, offers: list[TaskOffer]) -> None:
     futures = []
     for offer in [*offers, *offers]:
         content = device_update(artifact, offer)
-        info = decode_update(content, artifact.manifest, coordinator.method, artifact.digest).info
+        info = coordinator.reader.view(content).info
         checked = CheckedUpdate(info, content, hashlib.sha256(content).hexdigest())
         futures.append(coordinator.accept(offer.task, checked))
     statuses = [future.result(30).status for future in futures]

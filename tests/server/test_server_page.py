@@ -1,0 +1,110 @@
+"""docs/server.md: every option with its default, every file of the state folder, and safe backups."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ravan_edge.artifact import Artifact
+from ravan_edge.cli.common import DataSettings
+from ravan_edge.training import LocalSettings
+from ravan_edge.training.options import option_infos, option_name
+from ravan_server import serving
+from ravan_server.settings import RoundSettings, ServerSettings
+from tests.server.crash_checks import check_state, go_on
+from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_until
+from tests.tiny_artifact import make_tiny_artifact
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text("utf-8")
+OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
+
+
+def test_every_option_is_there_and_no_other() -> None:
+    classes = (RoundSettings, ServerSettings, LocalSettings, DataSettings)
+    names = {option_name(item.name) for kind in classes for item, _ in option_infos(kind)}
+    documented = {
+        name
+        for line in OPTIONS.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(--[a-z0-9-]+)`", line.split("|")[1])
+    }
+    assert documented == names | {"--state", "--test"}
+
+
+@pytest.mark.parametrize("kind", [RoundSettings, ServerSettings])
+def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerSettings]) -> None:
+    for item, _ in option_infos(kind):
+        row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)
+        assert row.split("|")[2].strip() == _shown(item.default), item.name
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "the goal"  # of --minimum
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def test_every_file_of_the_state_is_there() -> None:
+    table = PAGE.split("## The state folder")[1]
+    for name in (serving.DATABASE_NAME, f"{serving.UPDATES_NAME}/", f"{serving.BLOBS_NAME}/"):
+        assert f"`{name}`" in table
+    for path in re.findall(r"tests/server/\w+\.py", PAGE):
+        assert (Path(__file__).resolve().parents[2] / path).is_file()
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_tiny_artifact(tmp_path_factory.mktemp("backup") / "artifact")
+
+
+def test_a_damaged_update_is_found_and_can_be_left_behind(
+    artifact: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds = RoundSettings(local=LocalSettings(local_steps=1), goal=2, over_selection=1)
+    with opened_server(artifact, tmp_path, Clock(), rounds) as server:
+        offers = [ask(server, f"device-{number:03}") for number in range(2)]
+        for offer in offers:
+            assert offer.answer == "task"
+            send(server, device_update(artifact, offer), offer.task)
+            for segment in (tmp_path / serving.UPDATES_NAME).iterdir():
+                with segment.open("r+b") as file:
+                    file.seek(900)
+                    file.write(b"damage")
+        wait_until(lambda: "an update is not what was stored" in caplog.text)
+        assert server.status().state == "merging"
+        assert server.go_back(0).version == 1
+        assert (server.status().state, server.status().attempt) == ("waiting", 2)
+        assert ask(server, "device-000").answer == "task"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_a_copy_of_a_frozen_server_is_a_backup(artifact: Artifact, tmp_path: Path) -> None:
+    """SIGSTOP, copy, SIGCONT, while devices send; each copy holds what was promised before it."""
+    state, marks = tmp_path / "state", tmp_path / "marks"
+    command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
+    copies = []
+    with subprocess.Popen([*command, str(state), str(marks), "4"]) as process:
+        said = 0
+        while process.poll() is None:
+            now = marks.read_text().splitlines() if marks.exists() else []
+            if len(now) < said + 3:
+                continue
+            process.send_signal(signal.SIGSTOP)
+            copy = tmp_path / f"copy{len(copies)}"
+            shutil.copytree(state, copy)
+            copies.append((copy, marks.read_text().splitlines()))
+            process.send_signal(signal.SIGCONT)
+            said = len(now)
+    assert process.returncode == 0
+    assert len(copies) >= 3
+    for copy, promised in copies:
+        latest = check_state(artifact, copy, promised)
+        assert go_on(artifact, copy, latest + 1)
