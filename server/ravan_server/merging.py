@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 
 from ravan_edge.artifact import heads_metadata, load_heads, tensors_to_bytes
-from ravan_edge.errors import ArtifactNotFoundError
+from ravan_edge.errors import ArtifactNotFoundError, StorageError
 from ravan_edge.merge import sum_updates
 from ravan_edge.methods import Vector
 from ravan_server.parts import Parts
@@ -34,15 +35,14 @@ class Merger:
     ) -> VersionRow:
         """The next version; its heads file is durable, the store does not know it yet.
 
-        One update is in memory at a time; each is checked again in full, but for its digest: a disk
-        that gives back other bytes than it took is not what a server can guard against. Doing it
-        again gives the same bytes.
+        One update is in memory at a time; each is compared with its digest and then checked again in
+        full. Doing it again gives the same bytes.
 
         Raises:
             StorageError: The disk is full, or an update is not what was stored.
         """
         stored = list(updates)
-        total = sum_updates(self._log.contents(stored), self._reader, attempt.scale)
+        total = sum_updates(self._contents(stored), self._reader, attempt.scale)
         merged = total.apply(self._vector(heads))
         content = tensors_to_bytes(
             self._method.layout.views(merged),
@@ -69,6 +69,18 @@ class Merger:
         )
         digest = self._blobs.put(content)
         return VersionRow(version, digest, len(content), None, 0, now, copy_of=source.version)
+
+    def _contents(self, updates: Sequence[StoredUpdate]) -> Iterator[tuple[str, memoryview]]:
+        """The bytes of each update, once they are what was acknowledged: a disk may have changed them."""
+        for stored, (where, content) in zip(updates, self._log.contents(updates), strict=True):
+            if hashlib.sha256(content).hexdigest() != stored.sha256:
+                raise StorageError(
+                    "an update is not what was stored",
+                    where=where,
+                    hint="restore a backup, or `ravan heads rollback` to the latest version: "
+                    "that drops the round's updates",
+                )
+            yield where, content
 
     def _vector(self, heads: VersionRow) -> Vector:
         path = self._blobs.path(heads.heads)

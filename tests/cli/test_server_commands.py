@@ -386,7 +386,7 @@ def test_places_that_cannot_be_saved_to(
 def test_errors_for_machines(nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
     call = ravan(capsys, "status", "--server", nobody, "--json")
     assert call.document["error"]["exit_code"] == 9
-    assert json.loads(call.out)["error"]["kind"] == "StorageError"
+    assert json.loads(call.out)["error"]["kind"] == "NetworkError"
 
 
 def test_the_list_of_commands_has_serve_and_no_server() -> None:
