@@ -64,8 +64,8 @@ format: install  ## rewrite to the house format
 openapi: install  ## docs/openapi.json, the server's paths and messages for programs
 	$(BIN)/python -m ravan_server.openapi > docs/openapi.json
 
-bench: install  ## how fast and how large: step, export, simulation (about half an hour)
-	for what in step export simulation; do $(BIN)/python -m bench.$$what || exit $$?; done
+bench: install  ## how fast and how large: step, export, simulation, server (about 40 minutes)
+	for what in step export simulation server; do $(BIN)/python -m bench.$$what || exit $$?; done
 
 bench-federated: install  ## how good: all methods and plain torch, 3 seeds (hours; resumable)
 	$(BIN)/python -m bench.federated

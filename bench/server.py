@@ -29,7 +29,7 @@ from ravan_server.settings import RoundSettings
 
 LARGE = {"heads": 8, "rank": 79}  # an update has 200,716 bytes
 SMALL = {"heads": 4, "rank": 24}  # 10,204 bytes
-CONNECTIONS = 32
+CONNECTIONS = 64
 
 TARGET_UPLOADS = 400.0
 TARGET_FLOOR_RATIO = 0.4
