@@ -78,6 +78,7 @@ class Coordinator:
         self._asking = 0
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
+        self._view_is_lost = False
         recover(parts)
         with self._store.reading() as transaction:
             self._view = View.load(transaction)
@@ -282,9 +283,11 @@ class Coordinator:
 
     def _committed(self, work: Work | None) -> None:
         view = self._view
-        if work is None or not view.follow(work):
+        if work is None or self._view_is_lost or not view.follow(work):
+            self._view_is_lost = True  # until it is loaded, by this call or by the next
             with self._store.reading() as transaction:
                 self._view = View.load(transaction)
+            self._view_is_lost = False
         attempt = self._view.attempt
         if attempt.state is AttemptState.CLOSED:
             self._typical_seconds = attempt.running_seconds(attempt.ended_at or 0.0)

@@ -7,6 +7,7 @@ and only then answers them. An answer is therefore a promise that survives a kil
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from ravan_server.rounds import Attempt
 from ravan_server.store import Store, TaskRow, Transaction
 
 __all__ = ["GroupCommit", "Operation", "Work", "as_refusal"]
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -89,7 +92,7 @@ class GroupCommit:
         log: Where updates go.
         clock: Seconds since 1970.
         on_commit: Called in the writer's thread after every commit, before anybody is answered;
-            with None after one that failed, when nobody knows what the store holds.
+            with None after one that failed, when nobody knows what the store holds. It may raise.
     """
 
     def __init__(
@@ -162,7 +165,10 @@ class GroupCommit:
             self._on_commit(work)
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
             self._log.give_up()
-            self._on_commit(None)
+            try:
+                self._on_commit(None)
+            except Exception as again:  # noqa: BLE001  (the writer outlives whatever the disk does)
+                _log.error("the state cannot be read: %s", again)
             failure = as_refusal(error) if isinstance(error, StorageError) else error
             for _, future in batch:
                 future.set_exception(failure)
