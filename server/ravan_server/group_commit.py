@@ -17,13 +17,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from ravan_edge.errors import RavanError, StorageError
+from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.blobs import UpdateLog
 from ravan_server.rounds import Attempt
 from ravan_server.store import Store, TaskRow, TaskState, Transaction
 
 __all__ = ["GroupCommit", "Memory", "Operation", "Work", "as_refusal"]
+
+_log = logging.getLogger(__name__)
 
 _log = logging.getLogger(__name__)
 
@@ -194,7 +196,7 @@ class GroupCommit:
         log: Where updates go.
         clock: Seconds since 1970.
         on_commit: Called in the writer's thread after every commit, before anybody is answered;
-            with None after one that failed, when nobody knows what the store holds.
+            with None after one that failed, when nobody knows what the store holds. It may raise.
         memory: What the last call of ``on_commit`` left behind, to spare reading it; it holds all that
             the store does.
     """
@@ -282,8 +284,8 @@ class GroupCommit:
             failure = as_refusal(error) if isinstance(error, StorageError) else error
             try:
                 self._on_commit(None)
-            except RavanError:  # the answers come first
-                _log.exception("the state cannot be read; the next commit tries again")
+            except Exception as again:  # noqa: BLE001  (the writer outlives whatever the disk does)
+                _log.error("the state cannot be read: %s", again)
             for each in batch:
                 each.future.set_exception(failure)
             return

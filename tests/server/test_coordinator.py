@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact, read_heads
-from ravan_edge.errors import UsageError
+from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.methods import method_for
 from ravan_edge.protocol import (
     ComeBack,
@@ -23,6 +23,7 @@ from ravan_edge.protocol import (
 from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
+from ravan_server.store import SqlStore
 from tests.server.server_kit import (
     Clock,
     ask,
@@ -247,3 +248,30 @@ def test_version_0_is_the_artifacts_own_heads(artifact: Artifact, tmp_path: Path
         content = heads_path(server).read_bytes()
         assert hashlib.sha256(content).hexdigest() == artifact.heads_digest
         assert method_for(artifact.manifest).layout.size > 0
+
+
+def test_a_disk_that_fails_altogether_stops_nothing_for_ever(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither written nor read: the writer goes on, and knows again what is stored once it can."""
+
+    def fails(store: SqlStore) -> None:
+        raise StorageError("cannot read the database: disk I/O error", where=str(store))
+
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS) as server:
+        found = offers(server, 3)
+        send(server, device_update(artifact, found[0]), found[0].task)
+        with monkeypatch.context() as patch:
+            patch.setattr(SqlStore, "writing", fails)
+            patch.setattr(SqlStore, "reading", fails)
+            for _ in range(2):
+                with pytest.raises(Refusal) as caught:
+                    send(server, device_update(artifact, found[1]), found[1].task)
+                assert caught.value.reason is Reason.STORAGE
+        assert send(server, device_update(artifact, found[0]), found[0].task).status == (
+            "already_have_it"
+        )
+        for offer in found[1:]:
+            send(server, device_update(artifact, offer), offer.task)
+        wait_for(server, 1)
+        assert ask(server, "device-000").answer == "task"
