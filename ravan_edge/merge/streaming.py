@@ -56,8 +56,7 @@ def sum_updates(
 ) -> ExactSum:
     """The exact sum of the updates of a round.
 
-    >>> total = sum_updates(reader.contents(paths), reader, scale)      # doctest: +SKIP
-    >>> heads = total.apply(heads)                                      # doctest: +SKIP
+    ``sum_updates(reader.contents(paths), reader, scale).apply(heads)`` are the next heads.
 
     Args:
         updates: How errors call each one, and its bytes; they need to last only until the next one
