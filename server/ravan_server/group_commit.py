@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from ravan_edge.errors import RavanError, StorageError
+from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.blobs import UpdateLog
 from ravan_server.rounds import Attempt
@@ -277,11 +277,11 @@ class GroupCommit:
                 self._log.sync()
             self._on_commit(work)
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
-            self._log.give_up()
             failure = _as_refusal(error)
             try:
+                self._log.give_up()
                 self._on_commit(None)
-            except RavanError:  # the answers come first
+            except Exception:  # noqa: BLE001  (the answers come first, and nobody else writes)
                 _log.exception("the state cannot be read; the next commit tries again")
             for each in batch:
                 each.future.set_exception(failure)

@@ -1,0 +1,48 @@
+"""What an attempt that came to nothing leaves on the disk while the server runs: nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ravan_edge.artifact import Artifact
+from ravan_edge.protocol import TaskOffer
+from ravan_edge.training import LocalSettings
+from ravan_server.coordinator import Coordinator
+from ravan_server.settings import RoundSettings
+from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_until
+from tests.tiny_artifact import make_tiny_artifact
+
+ROUNDS = RoundSettings(local=LocalSettings(local_steps=1), goal=2, deadline_seconds=60)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return make_tiny_artifact(tmp_path_factory.mktemp("server") / "artifact")
+
+
+def one_of_two(server: Coordinator) -> None:
+    offer = ask(server, "device-1")
+    assert isinstance(offer, TaskOffer)
+    send(server, device_update(server.artifact, offer), offer.task)
+
+
+def test_updates_of_an_attempt_that_failed_are_deleted(artifact: Artifact, tmp_path: Path) -> None:
+    clock = Clock()
+    with opened_server(artifact, tmp_path, clock, ROUNDS) as server:
+        for _ in range(3):
+            one_of_two(server)
+            clock.now += 61
+            server.turn()
+        assert server.status().failed_attempts == 3
+        assert list((tmp_path / "updates").iterdir()) == []
+
+
+def test_updates_that_an_operator_did_not_want_are_deleted(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS) as server:
+        one_of_two(server)
+        server.go_back(0)
+        wait_until(lambda: not list((tmp_path / "updates").iterdir()), 10)
