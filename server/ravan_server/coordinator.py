@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.errors import ArtifactNotFoundError
 from ravan_edge.protocol import (
     CheckIn,
     ComeBack,
@@ -253,7 +254,11 @@ class Coordinator:
                     Reason.NO_SUCH_VERSION,
                     f"version {version} is not kept: `ravan heads list` shows those that are",
                 )
-            row = self._merger.copy(source, latest.version + 1, self._clock())
+            try:
+                row = self._merger.copy(source, latest.version + 1, self._clock())
+            except ArtifactNotFoundError:  # the retention rule was quicker, or the file is lost
+                detail = f"the heads of version {version} are gone"
+                raise Refusal(Reason.NO_SUCH_VERSION, detail) from None
             operation = partial(
                 go_back, version=row, settings=self._parts.rounds, seed=self._settings.seed
             )
