@@ -51,6 +51,7 @@ Result = TypeVar("Result")
 _LONGEST_BACK_OFF_SECONDS = 300.0
 _CONDITION_SECONDS = 15.0
 _UNTOLD_SECONDS = 30.0
+_LATE_SECONDS = (1.0, 5.0)
 
 
 class _TooLateError(Exception):
@@ -184,14 +185,17 @@ class Device:
             self.say(f"round {offer.round}: too late, the deadline has passed")
             self._end(offer, "late")
             self.report.refused += 1
+            # Until the server has ended the round it would give out the same task at once.
+            self.sleep(self.uniform(*_LATE_SECONDS))
             return
-        except (NumericsError, WorkerError, _ConditionsError) as error:
+        except (NumericsError, WorkerError, _ConditionsError, Refusal) as error:
             self.say(f"round {offer.round}: given back: {error}")
             return  # the next round may go well
         self._send(task)
 
     def _train(self, task: CurrentTask) -> None:
         offer = task.offer
+        self._check_deadline(task)
         artifact = self._persist(
             lambda: self._cache.open(offer.artifact, offer.plan, self.connection.download)
         )
@@ -200,6 +204,7 @@ class Device:
             lambda: self._cache.place(offer.heads, self.state.heads_path, offer.heads_bytes, fetch)
         )
         dataset = self.load(artifact)
+        self._check_deadline(task)
 
         def on_step(state: RoundState) -> None:
             self.on_step(offer, state)
@@ -230,7 +235,8 @@ class Device:
         """What goes wrong is told to the server, so that another device gets the place."""
         try:
             yield
-        except (RavanError, _ConditionsError) as error:
+        except (RavanError, _ConditionsError, Refusal) as error:
+            # A refusal: what the task needs is gone, such as heads that the server has forgotten.
             reason = next(
                 (reason for kind, reason in _REASONS if isinstance(error, kind)),
                 FailureReason.OTHER,
@@ -297,11 +303,14 @@ class Device:
                 told = True
             self.sleep(min(seconds, _CONDITION_SECONDS))
 
+    def _check_deadline(self, task: CurrentTask) -> None:
+        if self.clock() >= task.deadline_at:
+            raise _TooLateError
+
     def _may_go_on(self, task: CurrentTask) -> None:
         """After a step: stop at the deadline, pause while the conditions do not hold."""
+        self._check_deadline(task)
         now = self.clock()
-        if now >= task.deadline_at:
-            raise _TooLateError
         if 0 <= now - self._looked_at < _CONDITION_SECONDS:
             return
         self._looked_at = now
