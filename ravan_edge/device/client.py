@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import tenacity
 
-from ravan_edge.artifact import Artifact
+from ravan_edge.artifact import HEADS_NAME, Artifact, heads_bytes
 from ravan_edge.data import Dataset
 from ravan_edge.device.cache import ArtifactCache
 from ravan_edge.device.conditions import ConditionSource, LaptopConditions
@@ -25,6 +25,7 @@ from ravan_edge.device.settings import DeviceSettings
 from ravan_edge.device.state import CurrentTask, DeviceState
 from ravan_edge.device.training import TaskTraining
 from ravan_edge.errors import (
+    ArtifactError,
     DataError,
     MemoryLimitError,
     NetworkError,
@@ -157,7 +158,7 @@ class Device:
             heads_to_train=self.settings.train_heads,
             conditions=self.conditions.now(),
         )
-        answer = self._persist(lambda: self.connection.check_in(message))
+        answer = self._persist(lambda: self._check_in(message))
         if isinstance(answer, ComeBack):
             if answer.reason is WaitReason.FINISHED:
                 self.report.finished = True
@@ -173,6 +174,16 @@ class Device:
             f"round {answer.round}: {answer.local.local_steps} steps from version {answer.version}"
         )
         return task
+
+    def _check_in(self, message: CheckIn) -> TaskOffer | ComeBack:
+        answer = self.connection.check_in(message)
+        if isinstance(answer, TaskOffer) and answer.plan not in message.plans:
+            raise NetworkError(
+                f"the server asks for plan {answer.plan!r}, this device runs {self.settings.plan!r}",
+                where=self.connection.url,
+                hint="check that a server of ravan-edge of this version runs there",
+            )
+        return answer
 
     def _do(self, task: CurrentTask) -> None:
         """Bring a task to its end, whatever that is."""
@@ -200,6 +211,16 @@ class Device:
             lambda: self._cache.open(offer.artifact, offer.plan, self.connection.download)
         )
         fetch = self.connection.download
+        manifest = artifact.manifest
+        # Version 0 is the artifact's own file, whoever wrote it.
+        most = max(heads_bytes(manifest, offer.version), manifest.files[HEADS_NAME].size)
+        if offer.heads_bytes > most:
+            raise ArtifactError(
+                f"the server's heads have {offer.heads_bytes:,} bytes, those of this artifact have "
+                f"at most {most:,}",
+                where=self.connection.url,
+                hint="ask whoever runs the server",
+            )
         self._persist(
             lambda: self._cache.place(offer.heads, self.state.heads_path, offer.heads_bytes, fetch)
         )

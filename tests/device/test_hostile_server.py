@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ravan_edge.device import DeviceState
-from ravan_edge.protocol import TaskOffer
+from ravan_edge.artifact import HEADS_NAME, Artifact, heads_bytes
+from ravan_edge.device import Device, DeviceSettings, DeviceState
+from ravan_edge.errors import ArtifactError, NetworkError
+from ravan_edge.methods import method_for
+from ravan_edge.protocol import CheckIn, ComeBack, TaskOffer, decode_update
 from ravan_edge.training import RoundState
 from ravan_server.coordinator import Coordinator
 from tests.device.device_kit import Killed, events, make_device
@@ -57,3 +60,57 @@ def test_after_a_long_sleep_nothing_is_trained_or_downloaded(
     assert steps == []
     assert events(tmp_path / "device") == ["task", "late"]
     assert slept, "the server may not know yet that the round is over"
+
+
+def changed(device: Device, monkeypatch: pytest.MonkeyPatch, **fields: object) -> None:
+    """The server offers something else than it would."""
+    check_in = device.connection.check_in
+
+    def hostile(message: CheckIn) -> TaskOffer | ComeBack:
+        answer = check_in(message)
+        return answer.model_copy(update=fields) if isinstance(answer, TaskOffer) else answer
+
+    monkeypatch.setattr(device.connection, "check_in", hostile)
+
+
+def test_heads_larger_than_the_artifacts_are_not_downloaded(
+    server: Coordinator, url: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = make_device(tmp_path / "device", url, rows)
+    most = heads_bytes(server.artifact.manifest)
+    assert most >= server.artifact.manifest.files[HEADS_NAME].size
+    changed(device, monkeypatch, heads_bytes=most + 1)
+    with pytest.raises(ArtifactError, match="at most"):
+        device.run()
+    assert events(tmp_path / "device") == ["task", "given back"]
+
+
+def test_a_plan_that_was_not_asked_for_is_not_run(
+    url: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = make_device(tmp_path / "device", url, rows, DeviceSettings(patience_seconds=0))
+    changed(device, monkeypatch, plan="executorch")
+    with pytest.raises(NetworkError, match="plan 'executorch'"):
+        device.run()
+    assert events(tmp_path / "device") == []
+
+
+def test_a_lower_limit_of_heads_holds_for_a_task_that_is_begun(
+    url: str, artifact: Artifact, rows: Path, tmp_path: Path
+) -> None:
+    def kill(offer: TaskOffer, state: RoundState) -> None:
+        if state.steps == 2:
+            raise Killed
+
+    device = make_device(tmp_path / "device", url, rows)
+    device.on_step = kill
+    with pytest.raises(Killed):
+        device.run()
+    settings = DeviceSettings(tasks=1, train_heads=1)
+    assert make_device(tmp_path / "device", url, rows, settings).run().sent == 1
+    content = DeviceState(tmp_path / "device").last_update_path.read_bytes()
+    update = decode_update(
+        content, artifact.manifest, method_for(artifact.manifest), artifact.digest
+    )
+    assert {len(heads) for heads in update.trained.values()} == {1}
+    assert update.info.steps == 6
