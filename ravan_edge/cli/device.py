@@ -182,7 +182,8 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
     if as_json:
         print_json({**document, "file": str(folder.last_update_path), "tensors": rows})
         return
-    typer.echo(f"sent      {sent['at']} to {sent['server']}")
+    unknown = "" if sent.get("acknowledged", True) else ", which never said that it has it"
+    typer.echo(f"sent      {sent['at']} to {sent['server']}{unknown}")
     typer.echo(f"file      {folder.last_update_path} ({header.file_bytes:,} bytes)")
     typer.echo(f"sha256    {sent['sha256']}")
     for name, text in header.metadata.items():

@@ -7,6 +7,7 @@ asks is the server's business (windows); how it bears a server that is not there
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from ravan_edge.errors import (
     RavanError,
     WorkerError,
 )
+from ravan_edge.files import storage_errors
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -239,17 +241,29 @@ class Device:
 
     def _send(self, task: CurrentTask) -> None:
         offer = task.offer
-        content = self.state.update_path.read_bytes()
+        with storage_errors(self.state.update_path, "read the update"):
+            content = self.state.update_path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.state.sending(task, content, sha256)
         try:
-            receipt = self._persist(lambda: self.connection.upload(offer.task, content))
+            self._persist(lambda: self._upload(offer.task, content, sha256))
         except Refusal as refusal:
             self.say(f"round {offer.round}: the server does not want the update: {refusal}")
             self._end(offer, "refused", reason=str(refusal.reason))
             self.report.refused += 1
             return
-        self.state.acknowledged(task, receipt.sha256)
+        self.state.acknowledged(task, sha256)
         self.report.sent += 1
         self.say(f"round {offer.round}: sent {len(content):,} bytes")
+
+    def _upload(self, task: str, content: bytes, sha256: str) -> None:
+        receipt = self.connection.upload(task, content)
+        if (receipt.task, receipt.sha256) != (task, sha256):
+            raise NetworkError(
+                "the server acknowledged something else than was sent",
+                where=self.connection.url,
+                hint="try again; if it stays so, something between changes what is sent",
+            )
 
     @contextmanager
     def _failures_told(self, offer: TaskOffer) -> Iterator[None]:
