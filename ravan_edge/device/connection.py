@@ -38,6 +38,7 @@ Message = TypeVar("Message", bound=BaseModel)
 
 _ANSWER: TypeAdapter[TaskOffer | ComeBack] = TypeAdapter(CheckInAnswer)
 _MOST_MESSAGE_BYTES = 1 << 20
+_MOST_VERSIONS_BYTES = 1 << 29  # a run may have a million versions; 1 MiB held 4,000
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 _SERVER_ERROR = 500
@@ -114,7 +115,7 @@ class ServerConnection:
 
     def versions(self) -> tuple[VersionInfo, ...]:
         """All versions of the heads, the latest first."""
-        content = self._request("GET", "/v1/versions")
+        content = self._request("GET", "/v1/versions", most_bytes=_MOST_VERSIONS_BYTES)
         return self._parse(Versions.model_validate_json, content).versions
 
     def roll_back(self, version: int) -> VersionInfo:
@@ -172,6 +173,8 @@ class ServerConnection:
         method: str,
         path: str,
         message: BaseModel | None = None,
+        *,
+        most_bytes: int = _MOST_MESSAGE_BYTES,
         **more: Any,  # noqa: ANN401
     ) -> bytes:
         if message is not None:
@@ -179,7 +182,7 @@ class ServerConnection:
             more["headers"] = {"content-type": "application/json"}
         with self._network(), self._client.stream(method, path, **more) as answer:
             self._refuse(answer)
-            return self._body(answer)
+            return self._body(answer, most_bytes)
 
     def _refuse(self, answer: httpx2.Response) -> None:
         """Raise what a server says instead of an answer."""
@@ -191,15 +194,14 @@ class ServerConnection:
             if answer.status_code >= _SERVER_ERROR:
                 raise Refusal(Reason.BUSY, f"status {answer.status_code}") from None
             raise self._nonsense(f"status {answer.status_code} without a reason") from None
-        raise Refusal(
-            problem.reason, problem.detail, retry_after_seconds=problem.retry_after_seconds
-        )
+        detail = _printable(problem.detail)
+        raise Refusal(problem.reason, detail, retry_after_seconds=problem.retry_after_seconds)
 
-    def _body(self, answer: httpx2.Response) -> bytes:
+    def _body(self, answer: httpx2.Response, most_bytes: int = _MOST_MESSAGE_BYTES) -> bytes:
         content = bytearray()
         for chunk in answer.iter_raw():
             content += chunk
-            if len(content) > _MOST_MESSAGE_BYTES:
+            if len(content) > most_bytes:
                 raise self._nonsense("an answer without end")
         return bytes(content)
 
@@ -213,7 +215,7 @@ class ServerConnection:
 
     def _nonsense(self, found: str) -> NetworkError:
         return NetworkError(
-            f"the answer is not as the protocol says: {found[:200]}",
+            f"the answer is not as the protocol says: {_printable(found[:200])}",
             where=self.url,
             hint="check that a server of ravan-edge of this version runs there",
         )
@@ -242,6 +244,11 @@ def _parsed(url: str) -> httpx2.URL:
             hint="use http://HOST:PORT, as `ravan serve` prints it",
         )
     return parsed
+
+
+def _printable(text: str) -> str:
+    """What a server wrote, so that no terminal obeys it."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _sha256(path: Path) -> str:

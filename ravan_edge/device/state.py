@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -33,6 +34,7 @@ from ravan_edge.protocol import TaskOffer
 __all__ = ["CurrentTask", "DeviceState"]
 
 _ID_BYTES = 16
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _MOST_LOG_BYTES = 4 << 20
 
 
@@ -196,7 +198,7 @@ class DeviceState:
             found = json.loads(_read(path))["device"]
         except (ValueError, KeyError, TypeError):
             found = None
-        if not isinstance(found, str):
+        if not isinstance(found, str) or not _ID.fullmatch(found):
             raise StorageError(
                 "the file is damaged",
                 where=str(path),
