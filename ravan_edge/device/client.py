@@ -55,6 +55,9 @@ _LONGEST_BACK_OFF_SECONDS = 300.0
 _CONDITION_SECONDS = 15.0
 _UNTOLD_SECONDS = 30.0
 _LATE_SECONDS = (1.0, 5.0)
+# Whatever a server says: no asking without a pause, and no device that is lost for years.
+_SHORTEST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 2 * 86_400.0
 
 
 class _TooLateError(Exception):
@@ -166,6 +169,7 @@ class Device:
                 self.report.finished = True
                 return None
             wait = self.uniform(answer.earliest_seconds, answer.latest_seconds)
+            wait = min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
             if wait > _UNTOLD_SECONDS:
                 self.say(f"{answer.reason.replace('_', ' ')}: asking again in {wait:,.0f} s")
             self.sleep(wait)
@@ -296,7 +300,7 @@ class Device:
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome is not None else None
             least = error.retry_after_seconds if isinstance(error, Refusal) else None
-            return max(back_off(state), least or 0.0)
+            return max(back_off(state), min(least or 0.0, _LONGEST_WAIT_SECONDS))
 
         def told(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None

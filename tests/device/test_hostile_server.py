@@ -10,7 +10,15 @@ from ravan_edge.artifact import HEADS_NAME, Artifact, heads_bytes
 from ravan_edge.device import Device, DeviceSettings, DeviceState
 from ravan_edge.errors import ArtifactError, NetworkError
 from ravan_edge.methods import method_for
-from ravan_edge.protocol import CheckIn, ComeBack, TaskOffer, decode_update
+from ravan_edge.protocol import (
+    CheckIn,
+    ComeBack,
+    Reason,
+    Refusal,
+    TaskOffer,
+    WaitReason,
+    decode_update,
+)
 from ravan_edge.training import RoundState
 from ravan_server.coordinator import Coordinator
 from tests.device.device_kit import Killed, events, make_device
@@ -114,3 +122,28 @@ def test_a_lower_limit_of_heads_holds_for_a_task_that_is_begun(
     )
     assert {len(heads) for heads in update.trained.values()} == {1}
     assert update.info.steps == 6
+
+
+@pytest.mark.parametrize(("said", "waited"), [(0.0, 0.5), (3.0, 3.0), (1e9, 172_800.0)])
+def test_a_wait_is_neither_none_nor_for_years(
+    url: str, rows: Path, tmp_path: Path, said: float, waited: float
+) -> None:
+    device = make_device(tmp_path / "device", url, rows)
+    slept: list[float] = []
+    device.sleep = slept.append
+    come_back = ComeBack(reason=WaitReason.BUSY, earliest_seconds=said, latest_seconds=said)
+    answers = [
+        come_back,
+        Refusal(Reason.BUSY, "later", retry_after_seconds=1e9),
+        ComeBack(reason=WaitReason.FINISHED, earliest_seconds=0.0, latest_seconds=0.0),
+    ]
+
+    def check_in(_: CheckIn) -> ComeBack:
+        answer = answers.pop(0)
+        if isinstance(answer, Refusal):
+            raise answer
+        return answer
+
+    device.connection.check_in = check_in  # type: ignore[method-assign]
+    assert device.run().finished
+    assert slept == [waited, 172_800.0]
