@@ -49,6 +49,8 @@ from ravan_server.windows import ReturnWindows
 
 __all__ = ["Coordinator"]
 
+_MOST_TRIES = 10  # for each place of an attempt
+_MORE_TRIES = 1000
 _MERGING_SECONDS = 2.0
 _AFTER_FINISH_SECONDS = 3600.0
 
@@ -277,6 +279,10 @@ class Coordinator:
         if known is not None:
             return None if known.state is TaskState.TRAINING else WaitReason.TOOK_PART
         if view.attempt.free_places <= self._asking:
+            return WaitReason.ROUND_FULL
+        # A place that is given back is free again, but its task is kept: ever new ids that take one
+        # and give it back would fill memory and disk.
+        if len(view.tasks) >= _MOST_TRIES * view.attempt.settings.places + _MORE_TRIES:
             return WaitReason.ROUND_FULL
         if not meets_conditions(check_in, self._settings):
             return WaitReason.CONDITIONS

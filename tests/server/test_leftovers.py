@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.protocol import TaskOffer
+from ravan_edge.protocol import DeviceFailure, FailureReason, TaskOffer, WaitReason
 from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings
@@ -46,3 +46,21 @@ def test_updates_that_an_operator_did_not_want_are_deleted(
         one_of_two(server)
         server.go_back(0)
         wait_until(lambda: not list((tmp_path / "updates").iterdir()), 10)
+
+
+def test_ever_new_devices_that_give_back_do_not_fill_the_server(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ravan_server.coordinator._MORE_TRIES", 5)
+    clock, places = Clock(), ROUNDS.places
+    with opened_server(artifact, tmp_path, clock, ROUNDS) as server:
+        given = 0
+        while isinstance(offer := ask(server, f"device-{given:04}"), TaskOffer):
+            server.give_back(offer.task, DeviceFailure(reason=FailureReason.OTHER)).result(30)
+            given += 1
+            assert given < 200
+        assert offer.reason is WaitReason.ROUND_FULL
+        assert given == 10 * places + 5
+        clock.now += 61
+        server.turn()
+        assert isinstance(ask(server, "device-0000"), TaskOffer), "the next attempt begins anew"
