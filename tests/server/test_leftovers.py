@@ -64,3 +64,16 @@ def test_ever_new_devices_that_give_back_do_not_fill_the_server(
         clock.now += 61
         server.turn()
         assert isinstance(ask(server, "device-0000"), TaskOffer), "the next attempt begins anew"
+
+
+def test_heads_that_became_no_version_are_deleted_at_the_start(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS) as server:
+        lost = server._parts.blobs.put(b"a merge that a rollback overtook")
+        heads = server.status().heads
+        (tmp_path / "blobs" / "a-note-of-somebody").touch()
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS):
+        names = {path.name for path in (tmp_path / "blobs").iterdir()}
+    assert lost not in names
+    assert names == {heads, "a-note-of-somebody"}
