@@ -22,6 +22,7 @@ from ravan_edge.data import Dataset
 from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
 from ravan_edge.device.connection import refusals_as_errors
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
+from ravan_edge.files import storage_errors
 from ravan_edge.folder_lock import FolderLock
 from ravan_edge.tasks import DataSource, fixed_length, task_for, text_length
 
@@ -79,12 +80,14 @@ def run(
     if not data.exists():
         raise DataError("no such file", where=str(data), hint="check the path")
     reporter = Reporter()
-    folder = DeviceState(state)
+    with storage_errors(state, "make the folder"):
+        state.mkdir(parents=True, exist_ok=True)
     with (
         FolderLock(state, what="device's", option="--state"),
         ServerConnection(server) as connection,
         refusals_as_errors(),
     ):
+        folder = DeviceState(state)  # behind the lock: two would draw two ids
         worker = Device(
             folder, connection, _Loader(data, reading, settings, reporter), settings, say=say
         )
@@ -161,9 +164,10 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
         raise UsageError("is needed", where="--state", hint="name the device's folder")
     if not state.is_dir():
         raise UsageError("there is no such folder", where=str(state), hint="check the path")
-    folder = DeviceState(state)
-    sent = folder.last_update()
-    if sent is None:
+    # A look at a folder that is none of a device's makes none of it.
+    folder = DeviceState(state) if (state / "device.json").exists() else None
+    sent = None if folder is None else folder.last_update()
+    if folder is None or sent is None:
         typer.echo(json.dumps({"sent": None}) if as_json else "nothing has left this device yet")
         return
     header = read_header(folder.last_update_path, HEADS_BOUNDS)
@@ -182,7 +186,8 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
     if as_json:
         print_json({**document, "file": str(folder.last_update_path), "tensors": rows})
         return
-    typer.echo(f"sent      {sent['at']} to {sent['server']}")
+    unknown = "" if sent.get("acknowledged", True) else ", which never said that it has it"
+    typer.echo(f"sent      {sent['at']} to {sent['server']}{unknown}")
     typer.echo(f"file      {folder.last_update_path} ({header.file_bytes:,} bytes)")
     typer.echo(f"sha256    {sent['sha256']}")
     for name, text in header.metadata.items():

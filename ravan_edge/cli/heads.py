@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ravan_edge.cli.common import JsonOption, print_json
+from ravan_edge.cli.inspect import plain
 from ravan_edge.cli.status import ServerOption
 from ravan_edge.device import ServerConnection, refusals_as_errors
 from ravan_edge.errors import StorageError, UsageError
@@ -47,7 +48,7 @@ def list_versions(server: ServerOption, as_json: JsonOption = False) -> None:
         scores = each.scores or {}
         table.add_row(
             str(each.version),
-            each.made_at,
+            plain(each.made_at),
             _origin(each),
             format_bytes(each.bytes) if each.available else "deleted",
             _figure(scores.get("accuracy"), ".2%"),

@@ -7,6 +7,7 @@ two artifacts with one base hold it once; it has only the files of the plan that
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ Fetch = Callable[[str, Path, int], None]
 """Downloads a blob: its digest, the file to put it in, the most bytes it may have."""
 
 _SPARE_BYTES = 64 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MOST_TOLD = 64
 
 
 class ArtifactCache:
@@ -51,8 +54,9 @@ class ArtifactCache:
             sync_folder(folder)
 
     def digests(self) -> tuple[str, ...]:
-        """Artifacts that are here."""
-        return tuple(sorted(path.name for path in self._artifacts.iterdir() if path.is_dir()))
+        """Artifacts that are here, as many of them as a check-in has room for."""
+        names = (path.name for path in self._artifacts.iterdir() if path.is_dir())
+        return tuple(sorted(filter(_DIGEST.fullmatch, names))[:_MOST_TOLD])
 
     def open(self, digest: str, plan: str, fetch: Fetch) -> Artifact:
         """An artifact, whatever of it has to be downloaded first.

@@ -7,6 +7,7 @@ asks is the server's business (windows); how it bears a server that is not there
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import TypeVar
 
 import tenacity
 
-from ravan_edge.artifact import Artifact
+from ravan_edge.artifact import HEADS_NAME, Artifact, heads_bytes
 from ravan_edge.data import Dataset
 from ravan_edge.device.cache import ArtifactCache
 from ravan_edge.device.conditions import ConditionSource, LaptopConditions
@@ -25,6 +26,7 @@ from ravan_edge.device.settings import DeviceSettings
 from ravan_edge.device.state import CurrentTask, DeviceState
 from ravan_edge.device.training import TaskTraining
 from ravan_edge.errors import (
+    ArtifactError,
     DataError,
     MemoryLimitError,
     NetworkError,
@@ -32,6 +34,7 @@ from ravan_edge.errors import (
     RavanError,
     WorkerError,
 )
+from ravan_edge.files import storage_errors
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -51,6 +54,10 @@ Result = TypeVar("Result")
 _LONGEST_BACK_OFF_SECONDS = 300.0
 _CONDITION_SECONDS = 15.0
 _UNTOLD_SECONDS = 30.0
+_LATE_SECONDS = (1.0, 5.0)
+# Whatever a server says: no asking without a pause, and no device that is lost for years.
+_SHORTEST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 2 * 86_400.0
 
 
 class _TooLateError(Exception):
@@ -156,12 +163,13 @@ class Device:
             heads_to_train=self.settings.train_heads,
             conditions=self.conditions.now(),
         )
-        answer = self._persist(lambda: self.connection.check_in(message))
+        answer = self._persist(lambda: self._check_in(message))
         if isinstance(answer, ComeBack):
             if answer.reason is WaitReason.FINISHED:
                 self.report.finished = True
                 return None
             wait = self.uniform(answer.earliest_seconds, answer.latest_seconds)
+            wait = min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
             if wait > _UNTOLD_SECONDS:
                 self.say(f"{answer.reason.replace('_', ' ')}: asking again in {wait:,.0f} s")
             self.sleep(wait)
@@ -172,6 +180,16 @@ class Device:
             f"round {answer.round}: {answer.local.local_steps} steps from version {answer.version}"
         )
         return task
+
+    def _check_in(self, message: CheckIn) -> TaskOffer | ComeBack:
+        answer = self.connection.check_in(message)
+        if isinstance(answer, TaskOffer) and answer.plan not in message.plans:
+            raise NetworkError(
+                f"the server asks for plan {answer.plan!r}, this device runs {self.settings.plan!r}",
+                where=self.connection.url,
+                hint="check that a server of ravan-edge of this version runs there",
+            )
+        return answer
 
     def _do(self, task: CurrentTask) -> None:
         """Bring a task to its end, whatever that is."""
@@ -184,22 +202,36 @@ class Device:
             self.say(f"round {offer.round}: too late, the deadline has passed")
             self._end(offer, "late")
             self.report.refused += 1
+            # Until the server has ended the round it would give out the same task at once.
+            self.sleep(self.uniform(*_LATE_SECONDS))
             return
-        except (NumericsError, WorkerError, _ConditionsError) as error:
+        except (NumericsError, WorkerError, _ConditionsError, Refusal) as error:
             self.say(f"round {offer.round}: given back: {error}")
             return  # the next round may go well
         self._send(task)
 
     def _train(self, task: CurrentTask) -> None:
         offer = task.offer
+        self._check_deadline(task)
         artifact = self._persist(
             lambda: self._cache.open(offer.artifact, offer.plan, self.connection.download)
         )
         fetch = self.connection.download
+        manifest = artifact.manifest
+        # Version 0 is the artifact's own file, whoever wrote it.
+        most = max(heads_bytes(manifest, offer.version), manifest.files[HEADS_NAME].size)
+        if offer.heads_bytes > most:
+            raise ArtifactError(
+                f"the server's heads have {offer.heads_bytes:,} bytes, those of this artifact have "
+                f"at most {most:,}",
+                where=self.connection.url,
+                hint="ask whoever runs the server",
+            )
         self._persist(
             lambda: self._cache.place(offer.heads, self.state.heads_path, offer.heads_bytes, fetch)
         )
         dataset = self.load(artifact)
+        self._check_deadline(task)
 
         def on_step(state: RoundState) -> None:
             self.on_step(offer, state)
@@ -213,24 +245,37 @@ class Device:
 
     def _send(self, task: CurrentTask) -> None:
         offer = task.offer
-        content = self.state.update_path.read_bytes()
+        with storage_errors(self.state.update_path, "read the update"):
+            content = self.state.update_path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.state.sending(task, content, sha256)
         try:
-            receipt = self._persist(lambda: self.connection.upload(offer.task, content))
+            self._persist(lambda: self._upload(offer.task, content, sha256))
         except Refusal as refusal:
             self.say(f"round {offer.round}: the server does not want the update: {refusal}")
             self._end(offer, "refused", reason=str(refusal.reason))
             self.report.refused += 1
             return
-        self.state.acknowledged(task, receipt.sha256)
+        self.state.acknowledged(task, sha256)
         self.report.sent += 1
         self.say(f"round {offer.round}: sent {len(content):,} bytes")
+
+    def _upload(self, task: str, content: bytes, sha256: str) -> None:
+        receipt = self.connection.upload(task, content)
+        if (receipt.task, receipt.sha256) != (task, sha256):
+            raise NetworkError(
+                "the server acknowledged something else than was sent",
+                where=self.connection.url,
+                hint="try again; if it stays so, something between changes what is sent",
+            )
 
     @contextmanager
     def _failures_told(self, offer: TaskOffer) -> Iterator[None]:
         """What goes wrong is told to the server, so that another device gets the place."""
         try:
             yield
-        except (RavanError, _ConditionsError) as error:
+        except (RavanError, _ConditionsError, Refusal) as error:
+            # A refusal: what the task needs is gone, such as heads that the server has forgotten.
             reason = next(
                 (reason for kind, reason in _REASONS if isinstance(error, kind)),
                 FailureReason.OTHER,
@@ -255,7 +300,7 @@ class Device:
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome is not None else None
             least = error.retry_after_seconds if isinstance(error, Refusal) else None
-            return max(back_off(state), least or 0.0)
+            return max(back_off(state), min(least or 0.0, _LONGEST_WAIT_SECONDS))
 
         def told(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -297,11 +342,14 @@ class Device:
                 told = True
             self.sleep(min(seconds, _CONDITION_SECONDS))
 
+    def _check_deadline(self, task: CurrentTask) -> None:
+        if self.clock() >= task.deadline_at:
+            raise _TooLateError
+
     def _may_go_on(self, task: CurrentTask) -> None:
         """After a step: stop at the deadline, pause while the conditions do not hold."""
+        self._check_deadline(task)
         now = self.clock()
-        if now >= task.deadline_at:
-            raise _TooLateError
         if 0 <= now - self._looked_at < _CONDITION_SECONDS:
             return
         self._looked_at = now

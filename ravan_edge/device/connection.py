@@ -40,7 +40,7 @@ Message = TypeVar("Message", bound=BaseModel)
 
 _ANSWER: TypeAdapter[TaskOffer | ComeBack] = TypeAdapter(CheckInAnswer)
 _MOST_MESSAGE_BYTES = 1 << 20
-_MOST_VERSIONS_BYTES = 1 << 28  # a million of them
+_MOST_VERSIONS_BYTES = 1 << 29  # a run may have a million versions; 1 MiB held 4,000
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 _RANGE_NOT_SATISFIABLE = 416
@@ -187,6 +187,7 @@ class ServerConnection:
         method: str,
         path: str,
         message: BaseModel | None = None,
+        *,
         most_bytes: int = _MOST_MESSAGE_BYTES,
         **more: Any,  # noqa: ANN401
     ) -> bytes:
@@ -207,9 +208,8 @@ class ServerConnection:
             if answer.status_code >= _SERVER_ERROR:
                 raise Refusal(Reason.BUSY, f"status {answer.status_code}") from None
             raise self._nonsense(f"status {answer.status_code} without a reason") from None
-        raise Refusal(
-            problem.reason, problem.detail, retry_after_seconds=problem.retry_after_seconds
-        )
+        detail = _printable(problem.detail)
+        raise Refusal(problem.reason, detail, retry_after_seconds=problem.retry_after_seconds)
 
     def _body(self, answer: httpx2.Response, most_bytes: int = _MOST_MESSAGE_BYTES) -> bytes:
         content = bytearray()
@@ -229,7 +229,7 @@ class ServerConnection:
 
     def _nonsense(self, found: str) -> NetworkError:
         return NetworkError(
-            f"the answer is not as the protocol says: {found[:200]}",
+            f"the answer is not as the protocol says: {_printable(found[:200])}",
             where=self.url,
             hint="check that a server of ravan-edge of this version runs there",
         )
@@ -271,6 +271,11 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _printable(text: str) -> str:
+    """What a server wrote, so that no terminal obeys it."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _sha256(path: Path) -> str:

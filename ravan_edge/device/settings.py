@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ravan_edge.device.conditions import TimeWindow
+from ravan_edge.errors import UsageError
 from ravan_edge.memory import parse_bytes
 from ravan_edge.plans import RuntimeSettings
 from ravan_edge.training.options import check_options, option
@@ -13,6 +15,7 @@ __all__ = ["DeviceSettings"]
 
 _WORK = "Work"
 _CONDITIONS = "Conditions"
+_PLAN = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,12 @@ class DeviceSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if not _PLAN.fullmatch(self.plan):
+            raise UsageError(
+                f"{self.plan[:40]!r} is no name of a plan",
+                where="--plan",
+                hint="`ravan inspect ARTIFACT` lists the plans of an artifact",
+            )
         _ = self.memory_limit_bytes, self.window  # both refuse what they cannot read
 
     @property

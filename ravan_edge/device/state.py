@@ -8,7 +8,7 @@
     STATE/round/heads.safetensors  the heads that task starts from
     STATE/round/unfinished         the training so far
     STATE/round/update.safetensors what it will send, or is sending
-    STATE/last-update.safetensors  what the server acknowledged last; last-update.json says when
+    STATE/last-update.safetensors  what left last; last-update.json says when, and if it arrived
     STATE/blobs/, STATE/artifacts/ what was downloaded (cache.py)
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -33,6 +34,7 @@ from ravan_edge.protocol import TaskOffer
 __all__ = ["CurrentTask", "DeviceState"]
 
 _ID_BYTES = 16
+_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _MOST_LOG_BYTES = 4 << 20
 
 
@@ -87,7 +89,7 @@ class DeviceState:
 
     @property
     def last_update_path(self) -> Path:
-        """What was acknowledged last."""
+        """What left this device last."""
         return self.folder / "last-update.safetensors"
 
     def begin(self, task: CurrentTask) -> None:
@@ -121,13 +123,14 @@ class DeviceState:
             self.forget_round()
             return None
 
+    def sending(self, task: CurrentTask, content: bytes, sha256: str) -> None:
+        """The update is about to leave: it can be looked at from now on, whatever becomes of it."""
+        write_atomic(self.last_update_path, [content])
+        self._remember_sent(task, sha256, acknowledged=False)
+
     def acknowledged(self, task: CurrentTask, sha256: str) -> None:
-        """The server has the update: what left this device can be looked at, the round is over."""
-        with storage_errors(self.last_update_path, "keep the update"):
-            self.update_path.replace(self.last_update_path)
-            sync_folder(self.folder)
-        document = {"server": task.server, "task": task.offer.task, "sha256": sha256, "at": _now()}
-        write_atomic(self.folder / "last-update.json", [_json(document)])
+        """The server has the update, the round is over."""
+        self._remember_sent(task, sha256, acknowledged=True)
         self.add_to_log("sent", task.offer, sha256=sha256)
         self.forget_round()
 
@@ -165,7 +168,7 @@ class DeviceState:
                     continue
 
     def last_update(self) -> Mapping[str, Any] | None:
-        """Where and when the last acknowledged update went; None: there was none."""
+        """Where and when the last update went, and whether it was acknowledged; None: none left."""
         path = self.folder / "last-update.json"
         if not (path.exists() and self.last_update_path.exists()):
             return None
@@ -174,6 +177,16 @@ class DeviceState:
         except ValueError:
             return None
         return document if isinstance(document, dict) else None
+
+    def _remember_sent(self, task: CurrentTask, sha256: str, *, acknowledged: bool) -> None:
+        document = {
+            "server": task.server,
+            "task": task.offer.task,
+            "sha256": sha256,
+            "at": _now(),
+            "acknowledged": acknowledged,
+        }
+        write_atomic(self.folder / "last-update.json", [_json(document)])
 
     def _identity(self) -> str:
         path = self.folder / "device.json"
@@ -185,7 +198,7 @@ class DeviceState:
             found = json.loads(_read(path))["device"]
         except (ValueError, KeyError, TypeError):
             found = None
-        if not isinstance(found, str):
+        if not isinstance(found, str) or not _ID.fullmatch(found):
             raise StorageError(
                 "the file is damaged",
                 where=str(path),

@@ -140,8 +140,10 @@ class TaskTraining:
             )
 
     def _heads_to_train(self) -> int | None:
+        """The server's number, or this device's own, which may be lower since the task was given."""
         most = self._method.heads_per_layer
-        wanted = self._offer.heads_to_train
+        limits = (self._offer.heads_to_train, self._settings.train_heads)
+        wanted = min((limit for limit in limits if limit is not None), default=None)
         return None if wanted is None or not most or wanted >= most else wanted
 
     def _check_memory(self, sampler: PeakSampler) -> None:
@@ -165,6 +167,7 @@ class TaskTraining:
             "task": self._offer.task,
             "settings": {**self._offer.settings, "micro_batch": None},
             "rows": len(self._dataset),
+            "heads": self._heads_to_train(),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

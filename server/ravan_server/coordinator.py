@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.errors import ArtifactNotFoundError
 from ravan_edge.protocol import (
     CheckIn,
     ComeBack,
@@ -48,6 +49,8 @@ from ravan_server.windows import ReturnWindows
 
 __all__ = ["Coordinator"]
 
+_MOST_TRIES = 10  # for each place of an attempt
+_MORE_TRIES = 1000
 _MERGING_SECONDS = 2.0
 _AFTER_FINISH_SECONDS = 3600.0
 
@@ -253,7 +256,11 @@ class Coordinator:
                     Reason.NO_SUCH_VERSION,
                     f"version {version} is not kept: `ravan heads list` shows those that are",
                 )
-            row = self._merger.copy(source, latest.version + 1, self._clock())
+            try:
+                row = self._merger.copy(source, latest.version + 1, self._clock())
+            except ArtifactNotFoundError:  # the retention rule was quicker, or the file is lost
+                detail = f"the heads of version {version} are gone"
+                raise Refusal(Reason.NO_SUCH_VERSION, detail) from None
             operation = partial(
                 go_back, version=row, settings=self._parts.rounds, seed=self._settings.seed
             )
@@ -272,6 +279,10 @@ class Coordinator:
         if known is not None:
             return None if known.state is TaskState.TRAINING else WaitReason.TOOK_PART
         if view.attempt.free_places <= self._asking:
+            return WaitReason.ROUND_FULL
+        # A place that is given back is free again, but its task is kept: ever new ids that take one
+        # and give it back would fill memory and disk.
+        if len(view.tasks) >= _MOST_TRIES * view.attempt.settings.places + _MORE_TRIES:
             return WaitReason.ROUND_FULL
         if not meets_conditions(check_in, self._settings):
             return WaitReason.CONDITIONS

@@ -73,8 +73,12 @@ class Evaluator:
     def _run(self) -> None:
         while (version := self._latest()) is not None:
             path = self._path(version.heads)
-            if path is not None:
+            if path is None:
+                continue
+            try:
                 self._evaluate(version, path)
+            except Exception:  # noqa: BLE001  (the next version may be scored)
+                _log.exception("version %d could not be evaluated", version.version)
 
     def _latest(self) -> VersionRow | None:
         version = self._waiting.get()

@@ -280,12 +280,12 @@ class GroupCommit:
                 self._log.sync()
             self._on_commit(work)
         except BaseException as error:  # noqa: BLE001  (whoever waits must hear of it)
-            self._log.give_up()
             failure = as_refusal(error) if isinstance(error, StorageError) else error
             try:
+                self._log.give_up()
                 self._on_commit(None)
-            except Exception as again:  # noqa: BLE001  (the writer outlives whatever the disk does)
-                _log.error("the state cannot be read: %s", again)
+            except Exception as again:  # noqa: BLE001  (the answers come first, and nobody else writes)
+                _log.error("the state cannot be read, the next commit tries again: %s", again)
             for each in batch:
                 each.future.set_exception(failure)
             return

@@ -50,6 +50,7 @@ class Housekeeper:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._turning = threading.Lock()
+        self._untidied = view().attempt.id  # of those before, recovery left nothing
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
 
     def start(self) -> None:
@@ -77,6 +78,7 @@ class Housekeeper:
             self._end_attempt()
             if self._view().attempt.state is AttemptState.CLOSED:
                 self._merge()
+            self._tidy()
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -88,6 +90,17 @@ class Housekeeper:
                 wait = self._parts.retry_seconds
                 _log.error("%s; trying again in %g s", error, wait)
                 self._ending.wait(wait)
+            except Exception:  # noqa: BLE001  (a server whose rounds stand still helps nobody)
+                wait = self._parts.retry_seconds
+                _log.exception("the rounds met a bug; trying again in %g s", wait)
+                self._ending.wait(wait)
+
+    def _tidy(self) -> None:
+        """Delete the updates of attempts that are over, also of those that were never merged."""
+        latest = self._view().attempt.id
+        while self._untidied < latest:
+            self._parts.log.drop(self._untidied)
+            self._untidied += 1
 
     def _end_attempt(self) -> None:
         attempt, parts = self._view().attempt, self._parts

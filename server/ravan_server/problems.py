@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +18,10 @@ from ravan_server.offers import check_protocol
 __all__ = ["PROBLEM_TYPE", "add_error_handlers", "problem_response"]
 
 PROBLEM_TYPE = "application/problem+json"
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 10.0
 
 
 def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
@@ -66,6 +71,12 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, _: ClientDisconnect) -> Response:
         return _respond(request, Refusal(Reason.CUT_OFF, "the connection ended"))
+
+    @app.exception_handler(StorageError)
+    async def storage(request: Request, error: StorageError) -> Response:
+        _log.error("%s", error)
+        refusal = Refusal(Reason.STORAGE, str(error), retry_after_seconds=_RETRY_SECONDS)
+        return _respond(request, refusal)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:

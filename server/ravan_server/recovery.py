@@ -18,7 +18,8 @@ def recover(parts: Parts) -> None:
     """Make the state of a killed process, or of none, one that the server can go on with.
 
     Everything that was acknowledged is in the store. What lies beside it was on its way: bytes behind
-    the last known update are cut off, segments of other attempts and files of forgotten versions deleted.
+    the last known update are cut off, segments of other attempts deleted, and files that are of no
+    version or of a forgotten one.
 
     Raises:
         UsageError: The state belongs to another artifact.
@@ -46,10 +47,7 @@ def recover(parts: Parts) -> None:
         ends = _ends(transaction.tasks(attempt.id))
         versions = transaction.versions()
     parts.log.recover(attempt.id, ends)
-    kept = {row.heads for row in versions if not row.deleted}
-    for row in versions:
-        if row.heads not in kept:
-            parts.blobs.delete(row.heads)
+    parts.blobs.keep({row.heads for row in versions if not row.deleted})
 
 
 def _begin(transaction: Transaction, parts: Parts, now: float) -> None:

@@ -180,7 +180,9 @@ def test_an_update_that_comes_too_late_is_dropped(
     device.on_step = overtaken
     assert device.run().refused == 1
     assert events(tmp_path / "device") == ["task", "refused"]
-    assert DeviceState(tmp_path / "device").last_update() is None
+    sent = DeviceState(tmp_path / "device").last_update()
+    assert sent is not None, "its bytes have left the device"
+    assert sent["acknowledged"] is False
 
 
 def test_after_the_deadline_nothing_is_trained(url: str, rows: Path, tmp_path: Path) -> None:

@@ -136,6 +136,28 @@ def test_a_full_disk_is_not_the_devices_fault(
     assert served.client.put(path_of(offer), body).status == 200
 
 
+def test_a_database_that_cannot_be_read_is_no_bug(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Any:
+        raise StorageError("cannot read the database: disk I/O error", where="state.sqlite")
+
+    monkeypatch.setattr(served.coordinator._store, "reading", broken)
+    for answer in (
+        served.client.get("/v1/versions"),
+        served.client.put("/v1/tasks/unknown/update", b"12345678"),
+        served.client.post("/v1/versions/0/rollback", {}),
+    ):
+        assert answer.problem.reason is Reason.STORAGE
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_going_back_to_heads_that_are_just_deleted(served: Served) -> None:
+    (served.state / "blobs" / served.status.heads).unlink()
+    answer = served.client.post("/v1/versions/0/rollback", {})
+    assert answer.problem.reason is Reason.NO_SUCH_VERSION
+
+
 def test_every_reason_can_be_sent() -> None:
     for reason in Reason:
         response = problem_response(Refusal(reason, "x" * 5_000, retry_after_seconds=0.2))

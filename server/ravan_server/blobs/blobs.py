@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +14,8 @@ from ravan_edge.artifact import MANIFEST_NAME, Artifact
 from ravan_edge.files import storage_errors, sync_folder, write_atomic
 
 __all__ = ["ArtifactBlobs", "Blobs", "FolderBlobs"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Blobs(Protocol):
@@ -76,6 +80,17 @@ class FolderBlobs:
         path = self._folder / digest
         with storage_errors(path, "delete the file"):
             path.unlink(missing_ok=True)
+
+    def keep(self, digests: AbstractSet[str]) -> None:
+        """Delete all others. Nobody may be putting one.
+
+        Raises:
+            StorageError: One cannot be deleted.
+        """
+        with storage_errors(self._folder, "tidy the folder"):
+            for path in self._folder.iterdir():
+                if _DIGEST.fullmatch(path.name) and path.name not in digests:
+                    path.unlink()
 
 
 class ArtifactBlobs:

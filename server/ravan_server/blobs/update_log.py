@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -72,7 +73,7 @@ class FolderUpdateLog:
         self._attempt = 0
         self._name = ""
         self._end = 0
-        self._unsynced: list[BinaryIO] = []
+        self._unsynced: dict[BinaryIO, int] = {}  # and where the last sync left each
 
     def recover(self, attempt: int, ends: Mapping[str, int]) -> None:
         """After a start: cut off what the store does not know.
@@ -96,10 +97,9 @@ class FolderUpdateLog:
             if file is None or attempt != self._attempt or self._end >= self._segment_bytes:
                 file = self._open(attempt)
             offset = self._end
+            self._unsynced.setdefault(file, offset)
             _write_at(file.fileno(), content, offset)
             self._end = offset + len(content) + -len(content) % _ALIGNMENT_BYTES
-            if file not in self._unsynced:
-                self._unsynced.append(file)
         return self._name, offset
 
     def sync(self) -> None:
@@ -116,9 +116,15 @@ class FolderUpdateLog:
         """What was appended since the last sync is not wanted, or cannot be trusted.
 
         After a failed fsync the kernel may have dropped the pages and say nothing about it the
-        next time, so the segment is never written again.
+        next time, so the segment is never written again. What was not synced leaves the disk,
+        which may be full because of it.
         """
-        for file in self._unsynced:
+        for file, end in self._unsynced.items():
+            with suppress(OSError):
+                if not end:
+                    Path(file.name).unlink()
+                elif os.fstat(file.fileno()).st_size > end:
+                    os.ftruncate(file.fileno(), end)
             file.close()
         if self._file is not None:
             self._file.close()

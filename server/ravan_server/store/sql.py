@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Connection,
     Engine,
     bindparam,
@@ -206,7 +207,7 @@ class SqlStore:
         self._path = path
         self._writer = threading.Lock()
         self._engine = create_engine(
-            f"sqlite+pysqlite:///{path}",
+            URL.create("sqlite+pysqlite", database=str(path)),  # no text: a path may have a "?"
             poolclass=QueuePool,
             pool_size=4,
             max_overflow=4,
