@@ -54,6 +54,15 @@ def simulate(
     settings: SimulationSettings,
     test: TestOption = None,
     workers: WorkersOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            help="Let a server merge, through the devices' own client; its address, as `ravan serve` "
+            "prints it. Never changes a result.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the heads of an artifact with many simulated devices on this machine.
@@ -67,8 +76,10 @@ def simulate(
         --partition dirichlet:0.3 --per-round 3 --rounds 30 --local-steps 50 --lr 1e-3
       ravan simulate ART --train mails.csv --out runs/users --partition column:sender
         --head-budgets 1:0.25,3:0.5,4:0.25 --drop-out 0.1 --deadline-seconds 600
+      ravan simulate ART --train train.csv --out runs/real --per-round 3 --rounds 30 --lr 1e-3
+        --server http://127.0.0.1:8750
     """
-    request = SimulationRequest(artifact, train, test, out, settings)
+    request = SimulationRequest(artifact, train, test, out, settings, server)
     with RoundDisplay() as display:
         summary = run_simulation(request, workers=workers, on_event=display)
     report = report_line(out, "summary.json", REPORT_NAME, write_report)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import tenacity
@@ -45,9 +46,9 @@ from ravan_edge.protocol import (
     TaskOffer,
     WaitReason,
 )
-from ravan_edge.training import RoundState
+from ravan_edge.training import LocalResult, RoundState
 
-__all__ = ["Device", "DeviceReport"]
+__all__ = ["Device", "DeviceReport", "is_transient"]
 
 Result = TypeVar("Result")
 
@@ -101,7 +102,13 @@ class Device:
         settings: Its own.
         conditions: When it may work.
         say: Told what a user may want to know.
+        on_task: Told the offer before the work on it; what it raises gives the task back.
         on_step: Told the offer and the state after every step.
+        on_trained: Told the offer and the result, or why there is none, before any of it leaves the
+            device or is kept; an error that it raises stands in the result's place.
+        number: Addresses the random numbers instead of the server's number for this device.
+        cache: Where artifacts are kept instead of its own folder; devices that run one after the other
+            may share one.
         sleep, clock, uniform: The world's, or a test's.
     """
 
@@ -111,14 +118,18 @@ class Device:
     settings: DeviceSettings = field(default_factory=DeviceSettings)
     conditions: ConditionSource = field(default_factory=LaptopConditions)
     say: Callable[[str], None] = lambda text: None  # noqa: ARG005
+    on_task: Callable[[TaskOffer], None] = lambda offer: None  # noqa: ARG005
     on_step: Callable[[TaskOffer, RoundState], None] = lambda offer, state: None  # noqa: ARG005
+    on_trained: Callable[[TaskOffer, LocalResult | Exception], None] = lambda offer, found: None  # noqa: ARG005
+    number: int | None = None
+    cache: Path | None = None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
     uniform: Callable[[float, float], float] = field(default=random.SystemRandom().uniform)
 
     def __post_init__(self) -> None:
         self.report = DeviceReport()
-        self._cache = ArtifactCache(self.state.folder)
+        self._cache = ArtifactCache(self.cache or self.state.folder)
         self._looked_at = 0.0
 
     def run(self) -> DeviceReport:
@@ -196,6 +207,7 @@ class Device:
         offer = task.offer
         try:
             with self._failures_told(offer):
+                self.on_task(offer)
                 if not self.state.update_path.exists():
                     self._train(task)
         except _TooLateError:
@@ -237,8 +249,19 @@ class Device:
             self.on_step(offer, state)
             self._may_go_on(task)
 
+        def on_trained(result: LocalResult) -> None:
+            self.on_trained(offer, result)
+
         training = TaskTraining(
-            task, artifact, dataset, self.state, self.settings, self.say, on_step
+            task,
+            artifact,
+            dataset,
+            self.state,
+            self.settings,
+            self.say,
+            on_step,
+            on_trained,
+            self.number,
         )
         result = training.run()
         self.say(f"round {offer.round}: trained, loss {result.mean_loss:.4f}")
@@ -276,6 +299,7 @@ class Device:
             yield
         except (RavanError, _ConditionsError, Refusal) as error:
             # A refusal: what the task needs is gone, such as heads that the server has forgotten.
+            self.on_trained(offer, error)
             reason = next(
                 (reason for kind, reason in _REASONS if isinstance(error, kind)),
                 FailureReason.OTHER,
@@ -308,7 +332,7 @@ class Device:
                 self.say(f"{error}; trying again in {state.upcoming_sleep:,.1f} s")
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_transient),
+            retry=tenacity.retry_if_exception(is_transient),
             wait=wait,
             before_sleep=told,
             sleep=self.sleep,
@@ -368,7 +392,7 @@ _REASONS: tuple[tuple[type[Exception], FailureReason], ...] = (
 )
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same request may be answered another time."""
     if isinstance(error, Refusal):
         return not error.problem.permanent

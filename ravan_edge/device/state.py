@@ -21,7 +21,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,20 @@ class DeviceState:
             shutil.rmtree(self._round, ignore_errors=True)
             self._round.mkdir()
             sync_folder(self.folder)
+        self._write_task(task)
+        self.add_to_log("task", task.offer, server=task.server)
+
+    def moved(self, task: CurrentTask, server: str) -> None:
+        """The server of the task has another address now; only who knows that it is the same may say so."""
+        self._write_task(replace(task, server=server))
+
+    def _write_task(self, task: CurrentTask) -> None:
         document = {
             "server": task.server,
             "deadline_at": task.deadline_at,
             "offer": task.offer.model_dump(mode="json"),
         }
         write_atomic(self._round / "task.json", [_json(document)])
-        self.add_to_log("task", task.offer, server=task.server)
 
     def current(self) -> CurrentTask | None:
         """The task it was doing when it ended; None: none."""

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +46,8 @@ class TaskTraining:
         settings: The device's own.
         say: Told what a user may want to know.
         on_step: Told after every step; what it raises ends the training, which can be gone on with.
+        on_trained: Told the result before the update file is there.
+        number: Addresses the random numbers; None: the number that the server gave the device.
     """
 
     def __init__(
@@ -56,8 +59,11 @@ class TaskTraining:
         settings: DeviceSettings,
         say: Callable[[str], None],
         on_step: Callable[[RoundState], None],
+        on_trained: Callable[[LocalResult], None] = lambda result: None,  # noqa: ARG005
+        number: int | None = None,
     ) -> None:
         self._offer = task.offer
+        self._number = task.offer.device if number is None else number
         self._artifact = artifact
         self._method = method_for(artifact.manifest)
         self._dataset = dataset
@@ -65,6 +71,7 @@ class TaskTraining:
         self._settings = settings
         self._say = say
         self._on_step = on_step
+        self._on_trained = on_trained
         self._saved_at = time.monotonic()
         tensors = read_heads(state.heads_path, artifact)
         self._start = self._method.layout.pack(tensors)
@@ -78,6 +85,7 @@ class TaskTraining:
             WorkerError: The runtime's process died.
         """
         result = self._fitting(self._first_settings())
+        self._on_trained(result)
         info = UpdateInfo(
             task=self._offer.task,
             version=self._offer.version,
@@ -113,13 +121,17 @@ class TaskTraining:
         manifest, offer = self._artifact.manifest, self._offer
         layers = {layer.name: layer.heads for layer in manifest.layers}
         heads = self._heads_to_train()
-        with (
-            PeakSampler([os.getpid()]) as sampler,
-            open_step(self._artifact, offer.plan, self._settings.runtime) as step,
-        ):
+        limit = self._settings.memory_limit_bytes
+        with ExitStack() as stack:
+            # A process of its own, which nobody needs without a limit.
+            sampler = stack.enter_context(PeakSampler([os.getpid()])) if limit else None
+            step = stack.enter_context(
+                open_step(self._artifact, offer.plan, self._settings.runtime)
+            )
 
             def after_step(state: RoundState) -> None:
-                self._check_memory(sampler)
+                if sampler is not None and limit is not None:
+                    _check_memory(sampler, limit)
                 self._keep(state)
                 self._on_step(state)
 
@@ -133,7 +145,7 @@ class TaskTraining:
                 layers=layers,
                 seed=offer.seed,
                 round=offer.version,
-                device=offer.device,
+                device=self._number,
                 heads_to_train=heads,
                 on_step=after_step,
                 resume=self._resume(local, layers),
@@ -145,18 +157,6 @@ class TaskTraining:
         limits = (self._offer.heads_to_train, self._settings.train_heads)
         wanted = min((limit for limit in limits if limit is not None), default=None)
         return None if wanted is None or not most or wanted >= most else wanted
-
-    def _check_memory(self, sampler: PeakSampler) -> None:
-        limit = self._settings.memory_limit_bytes
-        if limit is None:
-            return
-        peak = sampler.family_peak_bytes(os.getpid())
-        if peak > limit:
-            raise MemoryLimitError(
-                f"the step took {format_bytes(peak)}, more than {format_bytes(limit)}",
-                where="--memory-limit",
-                hint="raise the limit, use --train-heads 1, or leave this model to larger devices",
-            )
 
     # -- checkpoints
 
@@ -189,3 +189,13 @@ class TaskTraining:
         if found is not None:
             self._say(f"going on after step {found.steps}")
         return found
+
+
+def _check_memory(sampler: PeakSampler, limit: int) -> None:
+    peak = sampler.family_peak_bytes(os.getpid())
+    if peak > limit:
+        raise MemoryLimitError(
+            f"the step took {format_bytes(peak)}, more than {format_bytes(limit)}",
+            where="--memory-limit",
+            hint="raise the limit, use --train-heads 1, or leave this model to larger devices",
+        )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ravan_edge.artifact import Artifact, open_artifact, write_heads
+from ravan_edge.device import ServerConnection
 from ravan_edge.errors import InterruptedRunError, NumericsError, StorageError, UsageError
 from ravan_edge.files import write_atomic
 from ravan_edge.memory import PeakSampler
@@ -24,6 +26,11 @@ from ravan_edge.simulate.prepare import Prepared, check_settings, partition_docu
 from ravan_edge.simulate.request import SimulationRequest
 from ravan_edge.simulate.rounds import RoundReport, synchronous_round
 from ravan_edge.simulate.run_folder import RunFolder, check_folder, json_bytes, read_summary
+from ravan_edge.simulate.server_rounds import (
+    ServerRounds,
+    check_server,
+    check_server_settings,
+)
 from ravan_edge.simulate.state import RunState
 from ravan_edge.simulate.summary import build_summary
 from ravan_edge.simulate.workers import WorkerPool
@@ -67,11 +74,14 @@ def simulate(
         The content of summary.json.
 
     Raises:
-        UsageError: Settings out of range, or a run folder that belongs to another configuration.
+        UsageError: Settings out of range, a run folder that belongs to another configuration, or a server
+            that does something else.
         ArtifactError: The artifact is refused.
         DataError: A data file is refused.
         NumericsError: The run diverged, or the numbers of a whole cohort went bad.
-        StorageError: The disk failed or is full; nothing committed is lost.
+        StorageError: The disk failed or is full, or the server cannot be reached; nothing committed is
+            lost.
+        ServerRefusedError: The server does not take an update.
         InterruptedRunError: Ctrl-C; nothing committed is lost.
     """
     if workers is not None and not 1 <= workers <= 1024:
@@ -106,6 +116,7 @@ class _Run:
     prepared: Prepared
     pool: WorkerPool
     folder: RunFolder
+    rule: Callable[[RunState], tuple[RunState, RoundReport]]
     sampler: PeakSampler
     configuration: Mapping[str, Any]
     provenance: Mapping[str, Any]
@@ -117,6 +128,8 @@ def _open(
     """Everything up to the first round; None for a run that is finished."""
     artifact = open_artifact(request.artifact)
     check_settings(request.settings, artifact.manifest)
+    if request.server is not None:
+        check_server_settings(request.settings)
     typed, text = request.settings.max_length, artifact.manifest.text
     fixed = fixed_length(artifact.manifest, request.settings.plan)
     notice = length_notice(text, typed, fixed)
@@ -131,6 +144,10 @@ def _open(
     check_folder(request.out, configuration)
     if pool is None:
         return None
+    server = None
+    if request.server is not None:
+        server = stack.enter_context(ServerConnection(request.server))
+        check_server(server, artifact, settings)
     pool.open(OpenArtifact(request.artifact.resolve(), settings.plan, settings.threads))
     prepared = prepare(
         artifact,
@@ -149,6 +166,11 @@ def _open(
         [json_bytes(partition_document(prepared, artifact.manifest))],
         durable=False,
     )
+    rule: Callable[[RunState], tuple[RunState, RoundReport]]
+    if server is None:
+        rule = partial(synchronous_round, pool, prepared)
+    else:
+        rule = ServerRounds(server, artifact, prepared, request.out)
     return _Run(
         request=request,
         artifact=artifact,
@@ -156,6 +178,7 @@ def _open(
         prepared=prepared,
         pool=pool,
         folder=folder,
+        rule=rule,
         sampler=sampler,
         configuration=configuration,
         provenance=provenance,
@@ -167,6 +190,8 @@ def _run_rounds(run: _Run, began: float, on_event: OnEvent) -> dict[str, Any]:
     state = run.folder.resume()
     earlier = (0.0, 0) if state is None else (state.wall_seconds, state.peak_bytes or 0)
     on_event(Resumed(0 if state is None else state.round, rounds))
+    if isinstance(run.rule, ServerRounds):
+        run.rule.check_version(0 if state is None else state.round)
     lap = time.perf_counter()
     while state is None or (state.round < rounds and state.failure is None):
         report: RoundReport | None = None
@@ -174,7 +199,7 @@ def _run_rounds(run: _Run, began: float, on_event: OnEvent) -> dict[str, Any]:
             state = _initial_state(run)
             lines: list[bytes] = []
         else:
-            state, report = synchronous_round(run.pool, run.prepared, state)
+            state, report = run.rule(state)
             lines = report.lines
         evaluated = _is_evaluated(run, state)
         if evaluated:

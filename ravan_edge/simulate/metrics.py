@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from ravan_edge.errors import NumericsError, WorkerError
 from ravan_edge.simulate.clock import DeviceTime
-from ravan_edge.simulate.messages import DeviceOutcome
+from ravan_edge.simulate.messages import DeviceOutcome, OpenData
+from ravan_edge.training import LocalResult
 
-__all__ = ["device_outcome", "line"]
+__all__ = ["Trained", "device_outcome", "failed_status", "line", "trained_outcome"]
 
 _ENCODE = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+class Trained(NamedTuple):
+    """What a metrics line says of a device's training.
+
+    Args:
+        steps, tokens: What it trained on.
+        losses: Mean, first and last loss of its steps.
+    """
+
+    steps: int
+    tokens: int
+    losses: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, result: LocalResult) -> Trained:
+        """Of a local round."""
+        losses = result.mean_loss, float(result.losses[0]), float(result.losses[-1])
+        return cls(result.steps, result.tokens, losses)
+
+
+def failed_status(error: NumericsError | WorkerError) -> str:
+    """The status of a device whose training ended like this."""
+    return "bad_numbers" if isinstance(error, NumericsError) else "crashed"
 
 
 def line(kind: str, values: Mapping[str, Any]) -> bytes:
@@ -82,4 +108,57 @@ def device_outcome(
         upload_bytes,
         tokens,
         error,
+    )
+
+
+def trained_outcome(
+    data: OpenData,
+    *,
+    version: int,
+    device: int,
+    first: bool,
+    trained: Trained | None,
+    status: str = "merged",
+    error: str | None = None,
+) -> DeviceOutcome:
+    """The outcome of a device that was asked to train, with the time that this would have taken.
+
+    Args:
+        data: The run's.
+        version: That it trained from.
+        device: Its number.
+        first: Whether it never took part before.
+        trained: What it did; None: it failed.
+        status: How it ended, were there no deadline; beyond the deadline it is ``late``.
+        error: Why it failed.
+    """
+    heads = int(data.heads[device])
+    download = data.transfer.download_per_round + (data.transfer.download_once if first else 0)
+    upload = 0 if trained is None else data.transfer.upload[heads]
+    if trained is None:
+        time = DeviceTime(download / float(data.clock.download[device]), 0.0, 0.0)
+    else:
+        time = data.clock.device_time(
+            device,
+            heads=heads,
+            tokens=trained.tokens,
+            download_bytes=download,
+            upload_bytes=upload,
+        )
+        deadline = data.settings.deadline_seconds
+        if deadline is not None and time.total > deadline:
+            status = "late"
+    return device_outcome(
+        round=version + 1,
+        device=device,
+        status=status,
+        heads=heads,
+        examples=int(data.offsets[device + 1] - data.offsets[device]),
+        steps=0 if trained is None else trained.steps,
+        tokens=0 if trained is None else trained.tokens,
+        losses=None if trained is None else trained.losses,
+        download_bytes=download,
+        upload_bytes=upload,
+        time=time,
+        error=error,
     )

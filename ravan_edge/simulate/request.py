@@ -33,6 +33,7 @@ class SimulationRequest:
         test: The test data, or None.
         out: The run folder.
         settings: Everything else.
+        server: Address of the server that merges; None: this process merges. It changes no bit.
     """
 
     artifact: Path
@@ -40,6 +41,7 @@ class SimulationRequest:
     test: Path | None
     out: Path
     settings: SimulationSettings = field(default_factory=SimulationSettings)
+    server: str | None = None
 
     def configuration(self, artifact: Artifact) -> dict[str, Any]:
         """What decides every bit of the result. Files count by content, not by place.
@@ -61,7 +63,9 @@ class SimulationRequest:
 
     def provenance(self) -> dict[str, Any]:
         """Where things were, and on what machine: for a reader, never compared."""
+        server = {} if self.server is None else {"server": self.server}
         return {
+            **server,
             "files": {
                 "artifact": str(self.artifact),
                 "train": str(self.train),
@@ -78,6 +82,8 @@ class SimulationRequest:
         if self.test is not None:
             words += ["--test", str(self.test)]
         words += ["--out", str(self.out)]
+        if self.server is not None:
+            words += ["--server", self.server]
         values: Mapping[str, Any] = self.settings.as_dict()
         for kind in (SimulationSettings, LocalSettings):
             for item, _ in option_infos(kind):

@@ -1,7 +1,7 @@
 """Synchronous rounds: sample, train, leave late ones out, merge.
 
-The one rule so far. A rule is a function ``(pool, prepared, state) -> (state, report)``: everything
-it must remember between rounds is in the state, so any rule can be resumed the same way.
+A rule is a function ``state -> (state, report)``: everything it must remember between rounds is in the
+state, so any rule can be resumed the same way. The other one is in ``server_rounds.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ravan_edge.errors import WorkerError
+from ravan_edge.methods import Vector
 from ravan_edge.simulate.clock import DeviceTime
 from ravan_edge.simulate.cohort import drop_outs, sample_cohort
 from ravan_edge.simulate.messages import DeviceOutcome, UseHeads
@@ -20,7 +24,7 @@ from ravan_edge.simulate.prepare import Prepared
 from ravan_edge.simulate.state import RunState
 from ravan_edge.simulate.workers import WorkerPool
 
-__all__ = ["STATUSES", "RoundReport", "synchronous_round"]
+__all__ = ["STATUSES", "RoundReport", "check_crashes", "finish_round", "synchronous_round"]
 
 STATUSES = ("merged", "late", "dropped_out", "bad_numbers", "crashed")
 
@@ -66,18 +70,46 @@ def synchronous_round(
     seen[cohort] = True
     pool.open(UseHeads(state.round, state.heads))
     outcomes, total = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
-    if outcomes and all(each.status == "crashed" for each in outcomes):
-        raise WorkerError(
-            f"round {state.round + 1}: the step of every device crashed "
-            f"(device {outcomes[0].device}: {outcomes[0].error})",
-            hint="type the same command again, it goes on from the last finished round",
-        )
+    check_crashes(state, outcomes)
     if lost.any():
         outcomes += [
             _dropped_out(prepared, state.round + 1, device, new)
             for device, new in zip(cohort[lost].tolist(), first[lost].tolist(), strict=True)
         ]
         outcomes.sort()
+    return finish_round(prepared, state, outcomes, total.apply(state.heads), seen)
+
+
+def check_crashes(state: RunState, outcomes: list[DeviceOutcome]) -> None:
+    """A round in which every step crashed is not counted.
+
+    Raises:
+        WorkerError: It is one.
+    """
+    if outcomes and all(each.status == "crashed" for each in outcomes):
+        raise WorkerError(
+            f"round {state.round + 1}: the step of every device crashed "
+            f"(device {outcomes[0].device}: {outcomes[0].error})",
+            hint="type the same command again, it goes on from the last finished round",
+        )
+
+
+def finish_round(
+    prepared: Prepared,
+    state: RunState,
+    outcomes: list[DeviceOutcome],
+    heads: Vector,
+    seen: NDArray[np.bool_],
+) -> tuple[RunState, RoundReport]:
+    """The state after a round, and what happened in it.
+
+    Args:
+        prepared: The run.
+        state: Before the round.
+        outcomes: Of every sampled device, ascending.
+        heads: The merge of those that are ``merged``, float32 [parameters].
+        seen: Who took part so far, bool [devices].
+    """
     report = _report(prepared, state, outcomes)
     counts = Counter(state.counts)
     counts.update(report.counts)
@@ -86,7 +118,7 @@ def synchronous_round(
     return replace(
         state,
         round=state.round + 1,
-        heads=total.apply(state.heads),
+        heads=heads,
         seen=seen,
         simulated_seconds=state.simulated_seconds + report.seconds,
         counts=dict(counts),

@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,7 +25,6 @@ from ravan_edge.merge import ExactSum
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.plans import RuntimeSettings, open_step
 from ravan_edge.simulate.channel import receive, send
-from ravan_edge.simulate.clock import DeviceTime
 from ravan_edge.simulate.messages import (
     BatchScores,
     Collect,
@@ -38,8 +37,8 @@ from ravan_edge.simulate.messages import (
     TrainDevices,
     UseHeads,
 )
-from ravan_edge.simulate.metrics import device_outcome
-from ravan_edge.training import LocalResult, class_counts, local_round
+from ravan_edge.simulate.metrics import Trained, failed_status, trained_outcome
+from ravan_edge.training import class_counts, local_round
 
 __all__ = ["Worker", "main"]
 
@@ -100,18 +99,15 @@ class Worker:
 
     def _train_device(self, device: int, first: bool) -> DeviceOutcome:
         data, opened = self._known, self._opened
-        examples = data.examples[data.offsets[device] : data.offsets[device + 1]]
         heads = int(data.heads[device])
-        download = data.transfer.download_per_round + (data.transfer.download_once if first else 0)
-        result: LocalResult | None = None
-        status, error = "merged", None
+        outcome = partial(trained_outcome, data, version=self._version, device=device, first=first)
         try:
             result = local_round(
                 opened.step,
                 opened.method,
                 self._heads,
                 data.train,
-                examples,
+                data.examples[data.offsets[device] : data.offsets[device + 1]],
                 data.settings.local,
                 layers=opened.layers,
                 seed=data.settings.seed,
@@ -119,36 +115,12 @@ class Worker:
                 device=device,
                 heads_to_train=heads if heads < opened.method.heads_per_layer else None,
             )
-            time = data.clock.device_time(
-                device,
-                heads=heads,
-                tokens=result.tokens,
-                download_bytes=download,
-                upload_bytes=data.transfer.upload[heads],
-            )
-            deadline = data.settings.deadline_seconds
-            if deadline is not None and time.total > deadline:
-                status = "late"
-            else:
+            found = outcome(trained=Trained.of(result))
+            if found.status == "merged":
                 self.collect().add(result.difference, result.training.mask)
         except (NumericsError, WorkerError) as bad:
-            status = "bad_numbers" if isinstance(bad, NumericsError) else "crashed"
-            error, result = str(bad), None
-            time = DeviceTime(download / float(data.clock.download[device]), 0.0, 0.0)
-        return device_outcome(
-            round=self._version + 1,
-            device=device,
-            status=status,
-            heads=heads,
-            examples=len(examples),
-            steps=0 if result is None else result.steps,
-            tokens=0 if result is None else result.tokens,
-            losses=None if result is None else _losses(result),
-            download_bytes=download,
-            upload_bytes=0 if result is None else data.transfer.upload[heads],
-            time=time,
-            error=error,
-        )
+            return outcome(trained=None, status=failed_status(bad), error=str(bad))
+        return found
 
     def evaluate(self, message: EvaluateBatches) -> BatchScores:
         """Scores of some batches with the current heads."""
@@ -176,10 +148,6 @@ class Worker:
                 count += found.total
                 correct += found.correct
         return BatchScores(losses, count, correct)
-
-
-def _losses(result: LocalResult) -> tuple[float, float, float]:
-    return result.mean_loss, float(result.losses[0]), float(result.losses[-1])
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ravan_edge.simulate import SimulationRequest, SimulationSettings
+from ravan_edge.simulate import SimulationRequest, SimulationSettings, engine
 from ravan_edge.training import LocalSettings
 from tests.conftest import BuildOnce
+from tests.simulate.in_process import InProcessPool, NoSampler
 from tests.tiny_artifact import make_tiny_artifact, tiny_rows
 
 FAST: dict[str, Any] = {"max_length": 32, "rounds": 3, "per_round": 3, "devices": 8}
@@ -84,3 +85,10 @@ def request_for(tiny: Tiny, tmp_path: Path) -> RequestFor:
         )
 
     return make
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are not processes: a run starts at once, and a test can reach into it."""
+    monkeypatch.setattr(engine, "WorkerPool", InProcessPool)
+    monkeypatch.setattr(engine, "PeakSampler", NoSampler)

@@ -21,7 +21,6 @@ from ravan_edge.simulate.run_folder import CHECKPOINT_NAME, METRICS_NAME
 from ravan_edge.simulate.state import state_from_bytes
 from tests.simulate.conftest import RequestFor
 from tests.simulate.faults import FailingDisk, Killed, disk_full
-from tests.simulate.in_process import InProcessPool, NoSampler
 from tests.simulate.same_run import comparable
 
 SETTINGS: dict[str, Any] = {
@@ -37,12 +36,6 @@ with open(sys.argv[1], "rb") as file:
     request = pickle.load(file)
 simulate(request, workers=int(sys.argv[2]))
 """
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "WorkerPool", InProcessPool)
-    monkeypatch.setattr(engine, "PeakSampler", NoSampler)
 
 
 def start(request: SimulationRequest, workers: int) -> subprocess.Popen[str]:
