@@ -18,7 +18,7 @@ from ravan_edge.cli.common import (
     say,
     takes_settings,
 )
-from ravan_edge.data import Dataset
+from ravan_edge.data import Dataset, SomeRows, part_of
 from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
 from ravan_edge.device.connection import refusals_as_errors
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
@@ -66,6 +66,7 @@ def run(
 
     Examples:
       ravan device --server http://127.0.0.1:8750 --data mine.csv --state runs/device
+      ravan device --server http://127.0.0.1:8750 --data all.csv --part 1/3 --state runs/first
       ravan device --server http://127.0.0.1:8750 --data mine.csv --state runs/device
         --memory-limit 300MB --mains-power --hours 22:00-06:00
     """
@@ -122,11 +123,12 @@ class _Loader:
         self._path = path
         self._reading = reading
         self._plan = settings.plan
+        self._part = settings.part
         self._reporter = reporter
         self._known: tuple[str, Dataset] | None = None
 
     def __call__(self, artifact: Artifact) -> Dataset:
-        """All rows.
+        """All rows, or the device's part of them.
 
         Raises:
             DataError: The file is refused, or holds nothing.
@@ -150,7 +152,9 @@ class _Loader:
             loaded = task_for(manifest).load(
                 artifact, source, on_rows=lambda done, total: bar(done, total, "")
             )
-        return loaded.dataset
+        if self._part is None:
+            return loaded.dataset
+        return SomeRows(loaded.dataset, part_of(self._part, len(loaded.dataset)))
 
 
 @device.command("show-last-update")

@@ -22,6 +22,7 @@ from ravan_edge.data.partitions import (
 from ravan_edge.data.readers import DATA_SUFFIXES, read_rows
 from ravan_edge.data.rows import Columns, ReaderLimits, Rows
 from ravan_edge.data.sequences import MaskedRows, NextTokenRows
+from ravan_edge.data.some_rows import SomeRows, part_of
 from ravan_edge.data.tokenise import cache_folder, tokenise, tokenise_texts
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PartitionStatistics",
     "ReaderLimits",
     "Rows",
+    "SomeRows",
     "TextRows",
     "TokenisedDataset",
     "cache_folder",
@@ -50,6 +52,7 @@ __all__ = [
     "numbered_labels",
     "open_dataset",
     "parse_partition",
+    "part_of",
     "partition",
     "read_rows",
     "split_micro_batches",

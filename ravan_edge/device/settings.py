@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ravan_edge.data import part_of
 from ravan_edge.device.conditions import TimeWindow
 from ravan_edge.errors import UsageError
 from ravan_edge.memory import parse_bytes
@@ -48,6 +49,11 @@ class DeviceSettings:
         maximum=65_536,
         group=_WORK,
     )
+    part: str | None = option(
+        None,
+        "Only every N-th row, from the I-th on, written as I/N: several devices from one file.",
+        group="Data",
+    )
     memory_limit: str | None = option(
         None,
         "The most anonymous memory of this process, such as 300MB: micro-batches become smaller "
@@ -89,6 +95,8 @@ class DeviceSettings:
                 hint="`ravan inspect ARTIFACT` lists the plans of an artifact",
             )
         _ = self.memory_limit_bytes, self.window  # both refuse what they cannot read
+        if self.part is not None:
+            part_of(self.part, 1_000_000)
 
     @property
     def memory_limit_bytes(self) -> int | None:

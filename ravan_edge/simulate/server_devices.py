@@ -11,10 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ravan_edge.data import Batch, Dataset, Draw
+from ravan_edge.data import SomeRows
 from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
 from ravan_edge.errors import NumericsError, ServerRefusedError, UsageError, WorkerError
 from ravan_edge.files import storage_errors, write_atomic
@@ -67,33 +64,6 @@ class TaskOutcome:
             return cls(**values, trained=found)
         except (ValueError, KeyError, TypeError):
             return None
-
-
-@dataclass(frozen=True)
-class _SomeRows:
-    """A device's rows of the training data, as a dataset of its own."""
-
-    everything: Dataset
-    rows: NDArray[np.int64]
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        return self.everything.labels[self.rows]
-
-    @property
-    def users(self) -> NDArray[np.int32] | None:
-        users = self.everything.users
-        return None if users is None else users[self.rows]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return self.everything.lengths[self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, rows: NDArray[np.int64], draw: Draw | None = None) -> Batch:
-        return self.everything.batch(self.rows[rows], draw)
 
 
 class ServerDevices:
@@ -179,7 +149,7 @@ class ServerDevices:
         return Device(
             state,
             self._connection,
-            lambda artifact: _SomeRows(data.train, rows),  # noqa: ARG005
+            lambda artifact: SomeRows(data.train, rows),  # noqa: ARG005
             DeviceSettings(
                 plan=settings.plan,
                 threads=settings.threads,

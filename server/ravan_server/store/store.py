@@ -1,6 +1,6 @@
 """What every store can do. One writer at a time works inside a transaction, which is all or nothing.
 
-A store knows no rules: it keeps rows. Rules are in ``rounds.py`` and ``ledger.py``.
+A store knows no rules: it keeps rows. Rules are in ``rounds.py`` and ``operations.py``.
 """
 
 from __future__ import annotations
