@@ -17,7 +17,7 @@ ORT_STAMP := $(ORT_VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install ort-training demo test test-full soak lint format openapi bench bench-federated clean
+.PHONY: help install ort-training demo test coverage test-full soak lint format openapi bench bench-federated clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ demo: install  ## the main job on real data: export, simulate 20 devices, report
 	$(BIN)/ravan demo
 
 test: install ort-training  ## what must pass before a commit: at most 10 minutes on 2 cores
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak"
+
+coverage: install ort-training  ## the same, and which lines and branches it runs (about a quarter longer)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" --cov --cov-report=term
 
 test-full: install ort-training  ## the slow tests, which `make test` leaves out

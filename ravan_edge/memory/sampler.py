@@ -55,7 +55,7 @@ class PeakSampler:
 
     >>> with PeakSampler([os.getpid()]) as sampler:
     ...     content = bytearray(b"x") * 40_000_000
-    ...     sampler.peak(os.getpid()).above_idle_bytes > 20_000_000
+    ...     sampler.peak(os.getpid()).anonymous_bytes > len(content)
     True
 
     Args:
