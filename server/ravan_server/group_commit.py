@@ -27,8 +27,6 @@ __all__ = ["GroupCommit", "Memory", "Operation", "Work", "as_refusal"]
 
 _log = logging.getLogger(__name__)
 
-_log = logging.getLogger(__name__)
-
 Result = TypeVar("Result")
 
 _MOST_OPERATIONS = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ravan_edge.errors import UsageError
@@ -129,7 +129,3 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For logs."""
-        return asdict(self)
