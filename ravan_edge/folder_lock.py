@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from ravan_edge.closing import Closing
 from ravan_edge.errors import UsageError
 from ravan_edge.files import storage_errors
 
 __all__ = ["FolderLock"]
 
 
-class FolderLock:
+class FolderLock(Closing):
     """An operating system's lock on ``.lock`` in a folder; it ends with the process, however that ends.
 
     Args:
@@ -48,13 +47,6 @@ class FolderLock:
                 hint=f"wait until it is done, or name another folder with {option}",
             ) from None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let the next process have it."""
         self._file.close()

@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ravan_edge.closing import Closing
 from ravan_edge.errors import NetworkError, ServerRefusedError, UsageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.protocol import (
@@ -64,7 +65,7 @@ def refusals_as_errors() -> Iterator[None]:
         ) from None
 
 
-class ServerConnection:
+class ServerConnection(Closing):
     """A server, as a device or an operator sees it.
 
     Every method raises :class:`Refusal` when the server refuses, and NetworkError when it cannot be
@@ -94,12 +95,6 @@ class ServerConnection:
     def close(self) -> None:
         """No connection is open after this."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def check_in(self, message: CheckIn) -> TaskOffer | ComeBack:
         """Offer work."""

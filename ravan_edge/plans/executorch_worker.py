@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact.manifest import GraphTensor, Plan
 from ravan_edge.artifact.opening import Artifact
+from ravan_edge.closing import Closing
 from ravan_edge.errors import ArtifactError, MissingExtraError, NumericsError, UsageError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
 from ravan_edge.plans.all_heads import AllHeads
-from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import serve
 
 __all__ = ["ExecutorchStep"]

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact.manifest import Role
 from ravan_edge.artifact.opening import BASE_NAME, Artifact
+from ravan_edge.closing import Closing
 from ravan_edge.errors import ArtifactError, MissingExtraError, NumericsError
 from ravan_edge.files import storage_errors
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
 from ravan_edge.plans.all_heads import AllHeads
-from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import serve
 
 __all__ = ["FILES", "OrtTraining", "import_training", "session_options"]

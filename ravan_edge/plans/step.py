@@ -7,7 +7,6 @@ Loss and metrics are sums with their count, gradients are of the sum; whoever ca
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,26 +18,7 @@ from numpy.typing import NDArray
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
 
-__all__ = ["Closing", "Evaluation", "RuntimeSettings", "Step", "StepResult"]
-
-
-class Closing(ABC):
-    """What is closed at the end of a ``with`` statement, and needs nothing at its beginning."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give back what it holds. May be called again."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+__all__ = ["Evaluation", "RuntimeSettings", "Step", "StepResult"]
 
 
 @dataclass(frozen=True)

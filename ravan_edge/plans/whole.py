@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact.opening import Artifact
+from ravan_edge.closing import Closing
 from ravan_edge.errors import ArtifactError, MissingExtraError, NumericsError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
-from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from ravan_edge import errors
 from ravan_edge.artifact.opening import Artifact
+from ravan_edge.closing import Closing
 from ravan_edge.errors import ArtifactError, MissingExtraError, RavanError, WorkerError
 from ravan_edge.methods.layout import Vector
 from ravan_edge.methods.method import HeadIndices
 from ravan_edge.plans.child import Child
 from ravan_edge.plans.frames import Frame
-from ravan_edge.plans.step import Closing, Evaluation, RuntimeSettings, StepResult
+from ravan_edge.plans.step import Evaluation, RuntimeSettings, StepResult
 from ravan_edge.plans.worker_serve import BATCH, INPUT, PROTOCOL, installed_version
 
 __all__ = ["ANSWER_SECONDS", "WorkerStep"]

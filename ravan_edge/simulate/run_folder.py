@@ -14,9 +14,9 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from ravan_edge.closing import Closing
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.files import storage_errors, sync_folder, write_atomic
 from ravan_edge.folder_lock import FolderLock
@@ -83,7 +83,7 @@ def _as_json(document: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json_bytes(document)))
 
 
-class RunFolder:
+class RunFolder(Closing):
     """A locked run folder that belongs to one configuration. Use it in a ``with`` statement.
 
     Args:
@@ -115,7 +115,7 @@ class RunFolder:
             with storage_errors(path, "make the run folder"):
                 self.heads_path.mkdir(exist_ok=True)
         except BaseException:
-            self._lock.__exit__(None, None, None)
+            self._lock.close()
             raise
         self._metrics = path / METRICS_NAME
         self._checkpoint = path / CHECKPOINT_NAME
@@ -208,16 +208,9 @@ class RunFolder:
             with storage_errors(path, "append to the file"), path.open("ab") as file:
                 file.write(content)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Let the next process have it."""
+        self._lock.close()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

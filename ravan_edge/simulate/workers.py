@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
+from ravan_edge.closing import Closing
 from ravan_edge.errors import MemoryLimitError, RavanError, StorageError
 from ravan_edge.merge import ExactSum
-from ravan_edge.plans.step import Closing
 from ravan_edge.simulate.channel import receive, send
 from ravan_edge.simulate.messages import (
     BatchScores,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
+from ravan_edge.closing import Closing
 from ravan_edge.merge import ExactSum
-from ravan_edge.plans.step import Closing
 from ravan_edge.simulate.messages import (
     BatchScores,
     DeviceOutcome,

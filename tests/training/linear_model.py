@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact.manifest import Layer, Role, TensorEntry
+from ravan_edge.closing import Closing
 from ravan_edge.data import TokenisedDataset
 from ravan_edge.errors import NumericsError
 from ravan_edge.methods import HeadIndices, ParameterLayout, Plain, Ravan, Vector, ravan_table
-from ravan_edge.plans.step import Closing, Evaluation, StepResult
+from ravan_edge.plans.step import Evaluation, StepResult
 
 VOCABULARY, INPUTS, OUTPUTS, LABELS = 40, 8, 6, 3
 LAYER = "encoder.query"
