@@ -48,7 +48,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomic(
-    path: Path, chunks: Iterable[bytes | bytearray | memoryview], *, durable: bool = True
+    path: Path,
+    chunks: Iterable[bytes | bytearray | memoryview],
+    *,
+    durable: bool = True,
+    private: bool = False,
 ) -> None:
     """Write ``path`` as temporary file, fsync, rename.
 
@@ -57,6 +61,7 @@ def write_atomic(
         chunks: The content, piece by piece.
         durable: Whether the content must survive a loss of power (fsync). A rename without it
             still never shows a half-written file to a reader on a running machine.
+        private: Whether only its owner may read it, from its first byte on.
 
     Raises:
         StorageError: The disk is full, or the like. The old content is still there.
@@ -70,9 +75,10 @@ def write_atomic(
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)  # mkstemp's 0600 would lock other users out
+            if not private:
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(name, 0o666 & ~umask)  # mkstemp's 0600 would lock other users out
             os.replace(name, path)
         except BaseException:
             with storage_errors(path, "clean up"):
