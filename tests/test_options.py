@@ -54,6 +54,7 @@ OWN_DEFAULTS = {
     "heads": "`export`: how many heads a layer gets; elsewhere: the file of trained heads",
     "batch_size": "`train` and `simulate`: rows of a step; `eval`: rows at once, which changes nothing",
     "deadline_seconds": "`simulate`: none, on its virtual clock; a server must not wait for ever",
+    "out": "`demo`: its own folder; `devices invite`: stdout",
     "seed": "`merge`: the old artifact's plus 1; elsewhere: 0",
     "task": "`inspect`: whether it was typed tells a model from an artifact; then `export`'s",
     "validation": "`simulate` chooses the best round on it, `train` only shows it",

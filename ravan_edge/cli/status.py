@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from ravan_edge.cli.common import JsonOption, print_json
-from ravan_edge.device import ServerConnection, refusals_as_errors
+from ravan_edge.cli.operator import ServerOption, TokenFileOption, operator_connection
+from ravan_edge.device import refusals_as_errors
 
-__all__ = ["ServerOption", "status"]
-
-ServerOption = Annotated[
-    str, typer.Option("--server", help="Its address, as `ravan serve` prints it.")
-]
+__all__ = ["status"]
 
 
-def status(server: ServerOption, as_json: JsonOption = False) -> None:
+def status(
+    server: ServerOption, token_file: TokenFileOption = None, as_json: JsonOption = False
+) -> None:
     """Show where a server's rounds stand.
 
     Examples:
       ravan status --server http://127.0.0.1:8750
       ravan status --server http://127.0.0.1:8750 --json | jq .version
     """
-    with refusals_as_errors(), ServerConnection(server) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file) as connection:
         found = connection.status()
     if as_json:
         print_json(found.model_dump(mode="json"))

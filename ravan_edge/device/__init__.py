@@ -3,7 +3,13 @@
 from ravan_edge.device.cache import ArtifactCache
 from ravan_edge.device.client import Device, DeviceReport
 from ravan_edge.device.conditions import ConditionSource, LaptopConditions, TimeWindow
-from ravan_edge.device.connection import ServerConnection, refusals_as_errors
+from ravan_edge.device.connection import ServerConnection, refusals_as_errors, server_address
+from ravan_edge.device.identity import (
+    DeviceKey,
+    enrolled_key,
+    key_for_enrolment,
+    remember_enrolment,
+)
 from ravan_edge.device.settings import DeviceSettings
 from ravan_edge.device.state import CurrentTask, DeviceState
 from ravan_edge.device.training import TaskTraining
@@ -13,6 +19,7 @@ __all__ = [
     "ConditionSource",
     "CurrentTask",
     "Device",
+    "DeviceKey",
     "DeviceReport",
     "DeviceSettings",
     "DeviceState",
@@ -20,5 +27,9 @@ __all__ = [
     "ServerConnection",
     "TaskTraining",
     "TimeWindow",
+    "enrolled_key",
+    "key_for_enrolment",
     "refusals_as_errors",
+    "remember_enrolment",
+    "server_address",
 ]

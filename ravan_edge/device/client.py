@@ -167,7 +167,7 @@ class Device:
         self._wait_for_conditions()
         message = CheckIn(
             protocol=PROTOCOL_VERSION,
-            device=self.state.device,
+            device=self.connection.device or self.state.device,
             plans=(self.settings.plan,),
             artifacts=self._cache.digests(),
             memory_limit_bytes=self.settings.memory_limit_bytes,

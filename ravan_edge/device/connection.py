@@ -12,19 +12,29 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ravan_edge.closing import Closing
+from ravan_edge.device.identity import DeviceKey
 from ravan_edge.errors import NetworkError, ServerRefusedError, UsageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.protocol import (
+    PROTOCOL_VERSION,
     CheckIn,
     CheckInAnswer,
     ComeBack,
     DeviceFailure,
+    DeviceInfo,
+    Devices,
+    Enrolled,
+    Enrolment,
+    Invitation,
+    InvitationInfo,
+    Invitations,
+    InviteDevices,
     Problem,
     Reason,
     Receipt,
@@ -35,7 +45,7 @@ from ravan_edge.protocol import (
     Versions,
 )
 
-__all__ = ["ServerConnection", "refusals_as_errors"]
+__all__ = ["ServerConnection", "refusals_as_errors", "server_address"]
 
 Message = TypeVar("Message", bound=BaseModel)
 
@@ -73,15 +83,26 @@ class ServerConnection(Closing):
 
     Args:
         url: ``http://HOST:PORT``.
+        key: The device's, where the server takes only enrolled ones.
+        token: The operators', for their requests.
         transport: Instead of the network, for tests.
 
     Raises:
         UsageError: The address is none.
     """
 
-    def __init__(self, url: str, transport: httpx2.BaseTransport | None = None) -> None:
-        parsed = _parsed(url)
-        self.url = str(parsed).rstrip("/")
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: DeviceKey | None = None,
+        token: str | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._key = key
+        self.device = None if key is None else key.device
+        self._operator = {} if token is None else {"authorization": f"Bearer {token}"}
+        self.url = server_address(url)
         self._client = httpx2.Client(
             base_url=self.url,
             transport=transport,
@@ -98,18 +119,50 @@ class ServerConnection(Closing):
 
     def check_in(self, message: CheckIn) -> TaskOffer | ComeBack:
         """Offer work."""
-        content = self._request("POST", "/v1/check-in", message)
+        content = self._request("POST", "/v1/check-in", _json(message))
         return self._parse(_ANSWER.validate_json, content)
 
     def upload(self, task: str, content: bytes) -> Receipt:
         """Send the update of a task; doing it again is harmless."""
-        headers = {"content-type": "application/octet-stream"}
-        answer = self._request("PUT", f"/v1/tasks/{task}/update", content=content, headers=headers)
+        answer = self._request(
+            "PUT", f"/v1/tasks/{task}/update", content, "application/octet-stream"
+        )
         return self._parse(Receipt.model_validate_json, answer)
 
     def give_back(self, task: str, failure: DeviceFailure) -> None:
         """Say that a task cannot be done; saying it twice is harmless."""
-        self._request("POST", f"/v1/tasks/{task}/failure", failure)
+        self._request("POST", f"/v1/tasks/{task}/failure", _json(failure))
+
+    def enrol(self, token: str) -> Enrolled:
+        """Ask to be let in; asking again with the same key is harmless."""
+        if self._key is None:
+            raise ValueError("a device enrols with a key")
+        message = Enrolment(protocol=PROTOCOL_VERSION, token=token, public_key=self._key.public_key)
+        return self._parse(
+            Enrolled.model_validate_json, self._request("POST", "/v1/enrolment", _json(message))
+        )
+
+    # -- operators
+
+    def devices(self, after: int = 0) -> Devices:
+        """Enrolled devices, at most 1,000 behind the entry ``after``."""
+        content = self._request("GET", f"/v1/devices?after={after}")
+        return self._parse(Devices.model_validate_json, content)
+
+    def revoke(self, device: str) -> DeviceInfo:
+        """Shut a device out."""
+        content = self._request("POST", f"/v1/devices/{device}/revoke")
+        return self._parse(DeviceInfo.model_validate_json, content)
+
+    def invitations(self) -> tuple[InvitationInfo, ...]:
+        """The latest invitations."""
+        content = self._request("GET", "/v1/invitations")
+        return self._parse(Invitations.model_validate_json, content).invitations
+
+    def invite(self, asked: InviteDevices) -> Invitation:
+        """A token with which devices can enrol."""
+        content = self._request("POST", "/v1/invitations", _json(asked))
+        return self._parse(Invitation.model_validate_json, content)
 
     def status(self) -> ServerStatus:
         """Where the rounds stand."""
@@ -181,17 +234,39 @@ class ServerConnection(Closing):
         self,
         method: str,
         path: str,
-        message: BaseModel | None = None,
+        content: bytes = b"",
+        kind: str = "application/json",
         *,
         most_bytes: int = _MOST_MESSAGE_BYTES,
-        **more: Any,  # noqa: ANN401
     ) -> bytes:
-        if message is not None:
-            more["content"] = message.model_dump_json()
-            more["headers"] = {"content-type": "application/json"}
-        with self._network(), self._client.stream(method, path, **more) as answer:
-            self._refuse(answer)
-            return self._body(answer, most_bytes)
+        headers = {"content-type": kind, **self._operator}
+        body = None if method == "GET" else content
+        if self._key is None:
+            with self._sent(method, path, headers, body) as answer:
+                self._refuse(answer)
+                return self._body(answer, most_bytes)
+        for is_last in (False, True):
+            signed = headers | self._key.sign(method, path, content)
+            with self._sent(method, path, signed, body) as answer:
+                try:
+                    self._refuse(answer)
+                except Refusal as refusal:
+                    if refusal.reason is not Reason.WRONG_TIME or is_last:
+                        raise
+                    self._key.hear_time(answer.headers)  # and sign it again
+                    continue
+                return self._body(answer, most_bytes)
+        raise AssertionError("the last try returns or raises")
+
+    @contextmanager
+    def _sent(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None
+    ) -> Iterator[httpx2.Response]:
+        with (
+            self._network(),
+            self._client.stream(method, path, headers=headers, content=body) as answer,
+        ):
+            yield answer
 
     def _refuse(self, answer: httpx2.Response) -> None:
         """Raise what a server says instead of an answer."""
@@ -241,7 +316,16 @@ class ServerConnection(Closing):
             ) from error
 
 
-def _parsed(url: str) -> httpx2.URL:
+def _json(message: BaseModel) -> bytes:
+    return message.model_dump_json().encode()
+
+
+def server_address(url: str) -> str:
+    """The address of a server in the one form in which it is kept and compared.
+
+    Raises:
+        UsageError: It is none.
+    """
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL:
@@ -257,7 +341,7 @@ def _parsed(url: str) -> httpx2.URL:
             where="--server",
             hint="use http://HOST:PORT, as `ravan serve` prints it",
         )
-    return parsed
+    return str(parsed).rstrip("/")
 
 
 def _is_address(host: str) -> bool:

@@ -67,7 +67,8 @@ class DeviceState:
         self.folder = folder
         self._round = folder / "round"
         with storage_errors(folder, "make the folder"):
-            folder.mkdir(parents=True, exist_ok=True)
+            # Only for its owner: updates tell something about the rows they were made from.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.device = self._identity()
 
     # -- the round

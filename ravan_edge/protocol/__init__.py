@@ -1,5 +1,15 @@
 """What devices and servers send each other."""
 
+from ravan_edge.protocol.access import (
+    DeviceInfo,
+    Devices,
+    Enrolled,
+    Enrolment,
+    Invitation,
+    InvitationInfo,
+    Invitations,
+    InviteDevices,
+)
 from ravan_edge.protocol.messages import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -30,7 +40,15 @@ __all__ = [
     "ComeBack",
     "Conditions",
     "DeviceFailure",
+    "DeviceInfo",
+    "Devices",
+    "Enrolled",
+    "Enrolment",
     "FailureReason",
+    "Invitation",
+    "InvitationInfo",
+    "Invitations",
+    "InviteDevices",
     "Problem",
     "ProblemKind",
     "Reason",

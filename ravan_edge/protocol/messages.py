@@ -51,18 +51,20 @@ Positive = Annotated[int, Field(ge=1, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, strict=False)]
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """One JSON object that refuses what it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Conditions(_Message):
+class Conditions(Message):
     """How a device is right now; null: it does not know, or does not say."""
 
     mains_power: bool | None = None
     unmetered: bool | None = None
 
 
-class CheckIn(_Message):
+class CheckIn(Message):
     """A device offers its work."""
 
     protocol: Annotated[int, Field(ge=1, le=1 << 16, examples=[PROTOCOL_VERSION])]
@@ -85,7 +87,7 @@ class CheckIn(_Message):
     conditions: Conditions = Conditions()
 
 
-class UploadRules(_Message):
+class UploadRules(Message):
     """The form in which the server takes the update."""
 
     encoding: Literal["plain"] = "plain"
@@ -93,7 +95,7 @@ class UploadRules(_Message):
     most_bytes: Positive
 
 
-class TaskOffer(_Message):
+class TaskOffer(Message):
     """One assignment: train from this version, with these settings, until the deadline."""
 
     answer: Literal["task"] = "task"
@@ -145,7 +147,7 @@ class WaitReason(StrEnum):
     FINISHED = "finished"
 
 
-class ComeBack(_Message):
+class ComeBack(Message):
     """No task now. Come back once, at a random moment of the window."""
 
     answer: Literal["come_back"] = "come_back"
@@ -157,7 +159,7 @@ class ComeBack(_Message):
 CheckInAnswer = Annotated[TaskOffer | ComeBack, Field(discriminator="answer")]
 
 
-class Receipt(_Message):
+class Receipt(Message):
     """The update is stored and will survive whatever happens to the server."""
 
     task: TaskId
@@ -178,14 +180,14 @@ class FailureReason(StrEnum):
     OTHER = "other"
 
 
-class DeviceFailure(_Message):
+class DeviceFailure(Message):
     """A device gives its task back, so that another one can have the place."""
 
     reason: Annotated[FailureReason, Field(strict=False)]
     detail: Annotated[str, Field(max_length=500)] = ""
 
 
-class VersionInfo(_Message):
+class VersionInfo(Message):
     """One version of the heads."""
 
     version: Count
@@ -198,7 +200,7 @@ class VersionInfo(_Message):
     scores: dict[str, float | None] | None = None
 
 
-class Versions(_Message):
+class Versions(Message):
     """Versions of the heads, the latest first."""
 
     versions: Annotated[tuple[VersionInfo, ...], Field(strict=False)]
@@ -213,7 +215,7 @@ class RunState(StrEnum):
     FINISHED = "finished"
 
 
-class ServerStatus(_Message):
+class ServerStatus(Message):
     """Where the rounds stand."""
 
     protocol: int = PROTOCOL_VERSION

@@ -21,7 +21,15 @@ class Reason(StrEnum):
     NO_SUCH_RANGE = "no_such_range"
     NO_SUCH_TASK = "no_such_task"
     NO_SUCH_VERSION = "no_such_version"
+    NO_SUCH_DEVICE = "no_such_device"
     NO_COMMON_PLAN = "no_common_plan"
+    LOGIN_NEEDED = "login_needed"
+    BAD_SIGNATURE = "bad_signature"
+    WRONG_TIME = "wrong_time"
+    NOT_ENROLLED = "not_enrolled"
+    REVOKED = "revoked"
+    BAD_TOKEN = "bad_token"  # noqa: S105  (a reason)
+    TOO_MANY = "too_many"
     ROUND_OVER = "round_over"
     TASK_GIVEN_BACK = "task_given_back"
     DIFFERENT_UPDATE = "different_update"
@@ -60,7 +68,15 @@ KINDS: dict[Reason, ProblemKind] = {
     Reason.NO_SUCH_RANGE: ProblemKind(416, "the blob ends before this range"),
     Reason.NO_SUCH_TASK: ProblemKind(404, "no such task"),
     Reason.NO_SUCH_VERSION: ProblemKind(404, "no such version, or its heads are gone"),
+    Reason.NO_SUCH_DEVICE: ProblemKind(404, "no such device"),
     Reason.NO_COMMON_PLAN: ProblemKind(409, "the artifact has no plan that this device can run"),
+    Reason.LOGIN_NEEDED: ProblemKind(401, "the request does not say who asks"),
+    Reason.BAD_SIGNATURE: ProblemKind(401, "the signature is not the device's"),
+    Reason.WRONG_TIME: ProblemKind(401, "signed at another time", permanent=False),
+    Reason.NOT_ENROLLED: ProblemKind(401, "no device with this key is enrolled"),
+    Reason.REVOKED: ProblemKind(403, "the device is shut out"),
+    Reason.BAD_TOKEN: ProblemKind(403, "the token is not one, or not any more"),
+    Reason.TOO_MANY: ProblemKind(429, "too many requests", permanent=False),
     Reason.ROUND_OVER: ProblemKind(410, "the round went on without this update"),
     Reason.TASK_GIVEN_BACK: ProblemKind(410, "the device gave this task back"),
     Reason.DIFFERENT_UPDATE: ProblemKind(409, "another update is stored for this task"),

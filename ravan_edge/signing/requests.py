@@ -1,4 +1,4 @@
-"""Signed requests: HTTP message signatures (RFC 9421) in one fixed form (docs/protocol.md, section 9).
+"""Signed requests: HTTP message signatures (RFC 9421) in one fixed form (docs/protocol.md, section 10).
 
 The RFC lets a signer choose what is covered and in which order. Here every request covers the same
 three things, and its signature is written in one way only, so that a reader compares text and parses

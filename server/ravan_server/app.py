@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.params import Path as PathParameter
 from fastapi.telemetry import TelemetryConfig
-from pydantic import BaseModel
 
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
@@ -27,9 +26,12 @@ from ravan_edge.protocol import (
     VersionInfo,
     Versions,
 )
+from ravan_server.access import SECURITY_SCHEMES, Access, Login, Role, device_of, role_of
+from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
 from ravan_server.http_limits import SmallBodies
+from ravan_server.member_paths import add_member_paths
 from ravan_server.operations import repeated
 from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
 from ravan_server.uploads import MemoryBudget, UploadReceiver
@@ -53,12 +55,18 @@ TaskId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Served = Callable[[], Coordinator]
 
 
-def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000) -> FastAPI:
+def create_app(
+    coordinator: Coordinator | None,
+    uploads_bytes: int = 256_000_000,
+    *,
+    login: Login | None = None,
+) -> FastAPI:
     """The application.
 
     Args:
         coordinator: What it talks to; None: only to describe it (OpenAPI).
         uploads_bytes: Memory for unfinished uploads, all together; enough for one, at least.
+        login: Decides who may ask for what; None: whoever can connect may ask for everything.
     """
     app = _Aggregator(
         title="Ravan Edge aggregator",
@@ -83,6 +91,10 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
         uploads_bytes = max(uploads_bytes, coordinator.reader.largest_bytes)
     _add_tasks(app, served, MemoryBudget(uploads_bytes))
     _add_reading(app, served)
+    add_member_paths(app, served, login)
+    if login is not None and coordinator is not None:
+        # Added last, so it stands before everything else.
+        app.add_middleware(Access, login=login, clock=coordinator.now)
     return app
 
 
@@ -90,8 +102,12 @@ class _Aggregator(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The description of all paths; refusals are not plain JSON, which FastAPI cannot be told."""
         document = super().openapi()
-        for path in document["paths"].values():
-            for operation in path.values():
+        document["components"]["securitySchemes"] = SECURITY_SCHEMES
+        for path, operations in document["paths"].items():
+            role = role_of(path)
+            for operation in operations.values():
+                # The empty one: a server to which only its own machine can connect asks nobody.
+                operation["security"] = [] if role is Role.ANYBODY else [{role.value: []}, {}]
                 content = operation["responses"]["default"]["content"]
                 if "application/json" in content:
                     content[PROBLEM_TYPE] = content.pop("application/json")
@@ -100,13 +116,18 @@ class _Aggregator(FastAPI):
 
 def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
     @app.post("/v1/check-in", response_model=CheckInAnswer, tags=["tasks"])
-    async def check_in(message: CheckIn) -> Response:
+    async def check_in(message: CheckIn, request: Request) -> Response:
         """Offer work: the answer is a task, or when to come back."""
-        coordinator = served()
+        coordinator, device = served(), device_of(request)
+        if device is not None and message.device != device:
+            raise Refusal(
+                Reason.BAD_MESSAGE,
+                f"the message is of device {message.device}, its signature of device {device}",
+            )
         found = coordinator.check_in(message)
         if isinstance(found, ComeBack):
-            return _json(found)
-        return _json(coordinator.answer(await asyncio.wrap_future(found)))
+            return json_response(found)
+        return json_response(coordinator.answer(await asyncio.wrap_future(found)))
 
     @app.put(
         "/v1/tasks/{task}/update",
@@ -124,7 +145,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
         """Send the update of a task. Sending the same again is harmless."""
         length = _announced(request)
         coordinator = served()
-        row = coordinator.task(task)
+        row = coordinator.task(task, device_of(request))
         receiver = UploadReceiver(
             coordinator.reader,
             task,
@@ -142,12 +163,12 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
                 receipt = await asyncio.wrap_future(coordinator.accept(task, update))
         finally:
             receiver.close()
-        return _json(receipt)
+        return json_response(receipt)
 
     @app.post("/v1/tasks/{task}/failure", status_code=HTTPStatus.NO_CONTENT, tags=["tasks"])
-    async def failure(task: TaskId, message: DeviceFailure) -> None:
+    async def failure(task: TaskId, message: DeviceFailure, request: Request) -> None:
         """Give a task back."""
-        await asyncio.wrap_future(served().give_back(task, message))
+        await asyncio.wrap_future(served().give_back(task, message, device_of(request)))
 
 
 def _add_reading(app: FastAPI, served: Served) -> None:
@@ -168,17 +189,17 @@ def _add_reading(app: FastAPI, served: Served) -> None:
     @app.get("/v1/versions", response_model=Versions, tags=["versions"])
     def versions() -> Response:
         """All versions of the heads."""
-        return _json(Versions(versions=tuple(served().versions())))
+        return json_response(Versions(versions=tuple(served().versions())))
 
     @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
     def rollback(version: Annotated[int, PathParameter(ge=0, lt=1 << 53)]) -> Response:
         """Make an older version's heads the latest again, as a new version."""
-        return _json(served().go_back(version))
+        return json_response(served().go_back(version))
 
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:
         """Where the rounds stand."""
-        return _json(served().status())
+        return json_response(served().status())
 
     @app.get("/healthz", tags=["status"])
     async def healthz() -> dict[str, str]:
@@ -199,7 +220,3 @@ def _announced(request: Request) -> int:
     if not _DECIMAL.fullmatch(text):
         raise Refusal(Reason.LENGTH_REQUIRED, "an upload has a content-length")
     return int(text)
-
-
-def _json(message: BaseModel) -> Response:
-    return Response(message.model_dump_json(), media_type="application/json")

@@ -29,12 +29,14 @@ from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
 from ravan_server.group_commit import GroupCommit, Work
 from ravan_server.housekeeper import Housekeeper
+from ravan_server.members import Members
 from ravan_server.merging import Merger
 from ravan_server.offers import check_protocol, choose_plan, meets_conditions, task_offer
 from ravan_server.operations import (
     CheckedUpdate,
     accept_update,
     assign,
+    check_owner,
     give_back,
     go_back,
     record_scores,
@@ -92,6 +94,7 @@ class Coordinator:
             self._committed,
             lambda: self._view if self._trusted else None,
         )
+        self.members = Members(self._store, self._writer)
         self._housekeeper = Housekeeper(
             parts, self._writer, self._merger, lambda: self._view, self._evaluate
         )
@@ -183,8 +186,16 @@ class Coordinator:
             self._clock(),
         )
 
-    def task(self, task: str) -> TaskRow:
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock()
+
+    def task(self, task: str, device: str | None = None) -> TaskRow:
         """A task whose update is about to be sent: known, and worth receiving or comparing.
+
+        Args:
+            task: Its id.
+            device: Who asks, where that is known: to others it is no task.
 
         Raises:
             Refusal: There is no such task, or it ended without an update.
@@ -193,8 +204,7 @@ class Coordinator:
         if row is None:
             with self._store.reading() as transaction:
                 row = transaction.task(task)
-        if row is None:
-            raise Refusal(Reason.NO_SUCH_TASK, f"there is no task {task[:64]}: check in again")
+        row = check_owner(row, task, device)
         if row.update is None:
             refuse_ended(row)
         return row
@@ -208,9 +218,11 @@ class Coordinator:
         """Store an update; the future is done when it is durable."""
         return self._writer.submit(lambda work: accept_update(work, task, update))
 
-    def give_back(self, task: str, failure: DeviceFailure) -> Future[None]:
-        """A device cannot do its task."""
-        return self._writer.submit(lambda work: give_back(work, task, failure))
+    def give_back(
+        self, task: str, failure: DeviceFailure, device: str | None = None
+    ) -> Future[None]:
+        """A device cannot do its task; ``device`` as for :meth:`task`."""
+        return self._writer.submit(lambda work: give_back(work, task, failure, device))
 
     def status(self) -> ServerStatus:
         """Where the rounds stand."""

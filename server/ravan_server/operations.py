@@ -26,6 +26,7 @@ __all__ = [
     "CheckedUpdate",
     "accept_update",
     "assign",
+    "check_owner",
     "forget_old",
     "give_back",
     "go_back",
@@ -118,7 +119,7 @@ def refuse_ended(row: TaskRow) -> None:
 
 def accept_update(work: Work, task: str, update: CheckedUpdate) -> Receipt:
     """Store an update and count it, once."""
-    row = _task(work, task)
+    row = check_owner(work.task(task), task, None)
     receipt = repeated(row, update.sha256)
     if receipt is not None:
         return receipt
@@ -140,9 +141,9 @@ def accept_update(work: Work, task: str, update: CheckedUpdate) -> Receipt:
     return Receipt(task=task, status="accepted", sha256=stored.sha256, bytes=stored.bytes)
 
 
-def give_back(work: Work, task: str, failure: DeviceFailure) -> None:
+def give_back(work: Work, task: str, failure: DeviceFailure, device: str | None = None) -> None:
     """A device cannot do its task. Saying so twice is harmless."""
-    row = _task(work, task)
+    row = check_owner(work.task(task), task, device)
     if row.state is TaskState.GIVEN_BACK:
         return
     refuse_ended(row)
@@ -219,8 +220,17 @@ def forget_old(work: Work, keep: int) -> list[VersionRow]:
     return old
 
 
-def _task(work: Work, task: str) -> TaskRow:
-    row = work.task(task)
-    if row is None:
-        raise Refusal(Reason.NO_SUCH_TASK, f"there is no task {task}: check in again")
+def check_owner(row: TaskRow | None, task: str, device: str | None) -> TaskRow:
+    """A task that a device asks for; of another's it is told no more than of one that there is not.
+
+    Args:
+        row: What there is under the id.
+        task: The id.
+        device: Who asks; None: nobody has to say so.
+
+    Raises:
+        Refusal: There is no such task, or it is another device's.
+    """
+    if row is None or (device is not None and row.device != device):
+        raise Refusal(Reason.NO_SUCH_TASK, f"there is no task {task[:64]}: check in again")
     return row

@@ -101,6 +101,10 @@ class Attempt:
         """A device cannot do its task: its place is free again."""
         return replace(self, training=self.training - 1)
 
+    def withdrawn(self) -> Attempt:
+        """A stored update will not be merged: its device was shut out. Its place is free again."""
+        return replace(self, accepted=self.accepted - 1)
+
     def stored(self, now: float) -> Attempt:
         """One more update is stored; the goal closes the attempt."""
         attempt = replace(self, training=self.training - 1, accepted=self.accepted + 1)

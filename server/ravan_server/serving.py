@@ -19,10 +19,13 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.folder_lock import FolderLock
+from ravan_server.access import Login
 from ravan_server.app import create_app
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
+from ravan_server.operator_token import operator_token
 from ravan_server.parts import Parts
+from ravan_server.replay import ReplayGuard
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
 
@@ -122,7 +125,8 @@ def serve(
         StorageError: The folder or the address cannot be used.
     """
     with storage_errors(state, "make the state folder"):
-        state.mkdir(parents=True, exist_ok=True)
+        # Only for its owner: it holds updates, and the operators' token.
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         sync_folder(state.resolve().parent)
     with FolderLock(state, what="state", option="--state"):
         listening = _listen(settings)
@@ -131,7 +135,11 @@ def serve(
         coordinator = open_coordinator(artifact, state, rounds, settings, evaluation=evaluation)
         coordinator.start()
         try:
-            app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)
+            app = create_app(
+                coordinator,
+                settings.uploads_in_memory * 1_000_000,
+                login=_login(coordinator, state, settings),
+            )
             server = http_server(app)
             host, port = listening[0].getsockname()[:2]
 
@@ -148,6 +156,23 @@ def serve(
             server.run(sockets=listening)
         finally:
             coordinator.stop()
+
+
+def _login(coordinator: Coordinator, state: Path, settings: ServerSettings) -> Login | None:
+    """What decides who may ask for what; None: only this machine can ask.
+
+    Raises:
+        UsageError: The file of the operators' token holds none.
+        StorageError: It cannot be read or made.
+    """
+    if not settings.login:
+        return None
+    return Login(
+        coordinator.members.keyring,
+        operator_token(state, settings.operator_token_file),
+        ReplayGuard(coordinator.now()),
+        settings.requests_per_minute,
+    )
 
 
 def _allow_connections() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ravan_edge.errors import UsageError
@@ -15,6 +17,7 @@ __all__ = ["RoundSettings", "ServerSettings"]
 
 _ROUNDS = "Rounds"
 _NETWORK = "Network"
+_ACCESS = "Access"
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,23 @@ class ServerSettings:
     unmetered: bool = option(
         False, "Give tasks only to devices that say their network costs nothing.", group=_ROUNDS
     )
+    enrolment: bool = option(
+        False,
+        "Take only enrolled devices, also where nobody but this machine can connect.",
+        group=_ACCESS,
+    )
+    operator_token_file: Path | None = option(
+        None,
+        "File with the operators' token. Default: operator.token in --state, made when missing.",
+        group=_ACCESS,
+    )
+    requests_per_minute: int = option(
+        240,
+        "Requests that one enrolled device may make in a minute.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_ACCESS,
+    )
     host: str = option("127.0.0.1", "Address to listen on.", group=_NETWORK)
     port: int = option(
         8750, "Port to listen on; 0: any free one.", minimum=0, maximum=65_535, group=_NETWORK
@@ -129,3 +149,16 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+
+    @property
+    def local_only(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def login(self) -> bool:
+        """Whether requests must say who makes them: always where others can connect."""
+        return self.enrolment or not self.local_only

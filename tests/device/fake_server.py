@@ -21,7 +21,7 @@ Handler = Callable[[httpx2.Request], httpx2.Response]
 
 def connection(handler: Handler) -> ServerConnection:
     """Through which requests reach a handler instead of a network."""
-    return ServerConnection(URL, httpx2.MockTransport(handler))
+    return ServerConnection(URL, transport=httpx2.MockTransport(handler))
 
 
 class Pieces(httpx2.SyncByteStream):

@@ -154,7 +154,7 @@ def test_an_address_may_have_a_path() -> None:
         return response(200, document=STATUS)
 
     for url in (URL, f"{URL}/", f"{URL}/ravan", f"{URL}/ravan/"):
-        with ServerConnection(url, httpx2.MockTransport(handler)) as server:
+        with ServerConnection(url, transport=httpx2.MockTransport(handler)) as server:
             server.status()
     assert paths == ["/v1/status", "/v1/status", "/ravan/v1/status", "/ravan/v1/status"]
 

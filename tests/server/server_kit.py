@@ -25,6 +25,7 @@ from ravan_edge.protocol import (
     encode_update,
 )
 from ravan_edge.training import LocalSettings
+from ravan_server.access import Login
 from ravan_server.app import create_app
 from ravan_server.coordinator import Coordinator
 from ravan_server.operations import CheckedUpdate
@@ -84,12 +85,15 @@ def opened_server(
 
 
 @contextmanager
-def listening(coordinator: Coordinator) -> Iterator[str]:
+def listening(coordinator: Coordinator, login: Login | None = None) -> Iterator[str]:
     """The same over HTTP, on a free port of this machine; its address."""
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(coordinator), log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        create_app(coordinator, login=login),
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})

@@ -38,6 +38,11 @@ OPERATIONS = {
     ("get", "/v1/versions"): {"200"},
     ("post", "/v1/versions/{version}/rollback"): {"200"},
     ("get", "/v1/status"): {"200"},
+    ("post", "/v1/enrolment"): {"200"},
+    ("get", "/v1/devices"): {"200"},
+    ("post", "/v1/devices/{device}/revoke"): {"200"},
+    ("get", "/v1/invitations"): {"200"},
+    ("post", "/v1/invitations"): {"200"},
     ("get", "/healthz"): {"200"},
 }
 
@@ -79,6 +84,19 @@ def test_no_operation_is_hidden() -> None:
 def test_an_application_that_only_describes_itself_serves_nothing() -> None:
     with Client(create_app(None)) as client:
         assert client.get("/v1/status").problem.reason is Reason.BUG
+
+
+def test_every_operation_says_who_may_ask_for_it(document: Any) -> None:
+    schemes = set(document["components"]["securitySchemes"])
+    asked = {
+        path: {name for each in operation["security"] for name in each}
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+    }
+    assert set().union(*asked.values()) == schemes == {"device", "operator"}
+    assert asked["/v1/check-in"] == {"device"}
+    assert asked["/v1/status"] == {"operator"}
+    assert asked["/healthz"] == set()
 
 
 def test_every_operation_is_refused_with_a_problem(document: Any) -> None:

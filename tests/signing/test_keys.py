@@ -85,7 +85,7 @@ def test_an_encrypted_key_needs_its_password(tmp_path: Path) -> None:
 
 def test_what_is_no_key_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    other = generate_private_key(65537, 1024)  # noqa: S505  (never used)
+    other = generate_private_key(65537, 1024)
     private = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     ours = make_private_key(tmp_path / "ours.key")

@@ -117,7 +117,7 @@ def test_one_changed_character_is_never_taken(data: st.DataObject) -> None:
 )
 def test_nonsense_is_refused_with_the_name_of_a_header(headers: dict[str, str]) -> None:
     with pytest.raises(
-        ValueError, match="the header (content-digest|signature-input|signature) is"
+        ValueError, match=r"the header (content-digest|signature-input|signature) is"
     ):
         RequestSignature.read(headers)
 
@@ -137,5 +137,6 @@ def test_golden() -> None:
         "signature-input": 'ravan=("@method" "@path" "content-digest");created=1795000000'
         ';keyid="56475aa75463474c0285df5dbf2bcab7";alg="ed25519";nonce="1795000000123"'
         ';tag="ravan-v1"',
-        "signature": "ravan=:7g2gFImmgZTxRPDdIxx0kJ8ouGC16vVBuytj7GjB2eaOouGAgQ310wFzJWWzRhsFXjF+w3Edcok7K0ixiZgKDA==:",
+        "signature": "ravan=:7g2gFImmgZTxRPDdIxx0kJ8ouGC16vVBuytj7GjB2eaOouGAgQ310wFzJWWzRhsFXj"
+        "F+w3Edcok7K0ixiZgKDA==:",
     }

@@ -1,10 +1,21 @@
-"""Where the server keeps what happened: attempts, tasks, versions."""
+"""Where the server keeps what happened: attempts, tasks, versions; and who may take part."""
 
-from ravan_server.store.rows import RunRow, StoredUpdate, TaskRow, TaskState, VersionRow
+from ravan_server.store.rows import (
+    IdentityRow,
+    InvitationRow,
+    RunRow,
+    StoredUpdate,
+    TaskRow,
+    TaskState,
+    VersionRow,
+)
 from ravan_server.store.sql import SqlStore
-from ravan_server.store.store import Store, Transaction
+from ravan_server.store.store import Identities, Store, Transaction
 
 __all__ = [
+    "Identities",
+    "IdentityRow",
+    "InvitationRow",
     "RunRow",
     "SqlStore",
     "Store",

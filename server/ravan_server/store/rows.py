@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["RunRow", "StoredUpdate", "TaskRow", "TaskState", "VersionRow"]
+__all__ = [
+    "IdentityRow",
+    "InvitationRow",
+    "RunRow",
+    "StoredUpdate",
+    "TaskRow",
+    "TaskState",
+    "VersionRow",
+]
 
 
 class TaskState(StrEnum):
@@ -117,3 +125,47 @@ class VersionRow:
     copy_of: int | None = None
     deleted: bool = False
     scores: str | None = None
+
+
+@dataclass(frozen=True)
+class InvitationRow:
+    """A token with which devices can enrol.
+
+    Attributes:
+        invitation: Its number, from 1.
+        token_sha256: Of the token, which is nowhere.
+        note: Whom it is for.
+        uses: How many devices may use it.
+        used: How many did.
+        made_at: Seconds since 1970.
+        expires_at: Seconds since 1970.
+    """
+
+    invitation: int
+    token_sha256: str
+    note: str
+    uses: int
+    used: int
+    made_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True)
+class IdentityRow:
+    """An enrolled device.
+
+    Attributes:
+        entry: Its number in the order of enrolment, from 1.
+        device: Its id, which belongs to its key.
+        public_key: ed25519, in hexadecimal.
+        invitation: With which it enrolled.
+        enrolled_at: Seconds since 1970.
+        revoked_at: Since when it is shut out; None: it is not.
+    """
+
+    entry: int
+    device: str
+    public_key: str
+    invitation: int
+    enrolled_at: float
+    revoked_at: float | None = None

@@ -17,9 +17,19 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["SCHEMA_VERSION", "attempts", "devices", "metadata", "run", "tasks", "versions"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "attempts",
+    "devices",
+    "identities",
+    "invitations",
+    "metadata",
+    "run",
+    "tasks",
+    "versions",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -93,4 +103,27 @@ versions = Table(
     Column("copy_of", Integer),
     Column("deleted", Boolean, nullable=False),
     Column("scores", Text),
+)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("invitation", Integer, primary_key=True, autoincrement=False),
+    Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("note", Text, nullable=False),
+    Column("uses", Integer, nullable=False),
+    Column("used", Integer, nullable=False),
+    Column("made_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("entry", Integer, primary_key=True, autoincrement=False),
+    Column("device", String(64), nullable=False, unique=True),
+    Column("public_key", String(64), nullable=False),
+    Column("invitation", Integer, ForeignKey("invitations.invitation"), nullable=False),
+    Column("enrolled_at", Float, nullable=False),
+    Column("revoked_at", Float),
 )

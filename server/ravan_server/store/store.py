@@ -10,13 +10,65 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ravan_server.rounds import Attempt
-from ravan_server.store.rows import RunRow, TaskRow, TaskState, VersionRow
+from ravan_server.store.rows import (
+    IdentityRow,
+    InvitationRow,
+    RunRow,
+    TaskRow,
+    TaskState,
+    VersionRow,
+)
 
-__all__ = ["Store", "Transaction"]
+__all__ = ["Identities", "Store", "Transaction"]
+
+
+class Identities(Protocol):
+    """Who may take part: invitations, and the devices that used them."""
+
+    def invitation(self, token_sha256: str) -> InvitationRow | None:
+        """An invitation by the digest of its token."""
+        ...
+
+    def invitations(self, most: int) -> Sequence[InvitationRow]:
+        """The latest invitations, the latest first."""
+        ...
+
+    def add_invitation(self, row: InvitationRow) -> None:
+        """A new invitation; its number is one more than the latest."""
+        ...
+
+    def save_invitation(self, row: InvitationRow) -> None:
+        """An invitation that is there, changed."""
+        ...
+
+    def identity(self, device: str) -> IdentityRow | None:
+        """An enrolled device."""
+        ...
+
+    def identities(self, after: int, most: int) -> Sequence[IdentityRow]:
+        """Enrolled devices behind an entry, ascending."""
+        ...
+
+    def last_entry(self) -> int:
+        """Of the device that enrolled last; 0: none did."""
+        ...
+
+    def add_identity(self, row: IdentityRow) -> None:
+        """A new device."""
+        ...
+
+    def save_identity(self, row: IdentityRow) -> None:
+        """A device that is there, changed."""
+        ...
 
 
 class Transaction(Protocol):
     """Reading and writing inside one transaction."""
+
+    @property
+    def identities(self) -> Identities:
+        """Who may take part."""
+        ...
 
     def run(self) -> RunRow | None:
         """The run, if there is one."""

@@ -1,0 +1,78 @@
+"""Invitations and devices on a database that SQLAlchemy speaks to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from ravan_server.store import schema
+from ravan_server.store.rows import IdentityRow, InvitationRow
+
+__all__ = ["SqlIdentities"]
+
+
+class SqlIdentities:
+    """:class:`ravan_server.store.Identities` on one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def invitation(self, token_sha256: str) -> InvitationRow | None:
+        """An invitation by the digest of its token."""
+        table = schema.invitations
+        found = (
+            self._connection.execute(select(table).where(table.c.token_sha256 == token_sha256))
+            .mappings()
+            .first()
+        )
+        return None if found is None else InvitationRow(**found)
+
+    def invitations(self, most: int) -> Sequence[InvitationRow]:
+        """The latest invitations, the latest first."""
+        table = schema.invitations
+        statement = select(table).order_by(table.c.invitation.desc()).limit(most)
+        return [InvitationRow(**row) for row in self._connection.execute(statement).mappings()]
+
+    def add_invitation(self, row: InvitationRow) -> None:
+        """A new invitation; its number is one more than the latest."""
+        self._connection.execute(insert(schema.invitations), asdict(row))
+
+    def save_invitation(self, row: InvitationRow) -> None:
+        """An invitation that is there, changed."""
+        table = schema.invitations
+        self._connection.execute(
+            update(table).where(table.c.invitation == row.invitation).values(asdict(row))
+        )
+
+    def identity(self, device: str) -> IdentityRow | None:
+        """An enrolled device."""
+        table = schema.identities
+        found = (
+            self._connection.execute(select(table).where(table.c.device == device))
+            .mappings()
+            .first()
+        )
+        return None if found is None else IdentityRow(**found)
+
+    def identities(self, after: int, most: int) -> Sequence[IdentityRow]:
+        """Enrolled devices behind an entry, ascending."""
+        table = schema.identities
+        statement = select(table).where(table.c.entry > after).order_by(table.c.entry).limit(most)
+        return [IdentityRow(**row) for row in self._connection.execute(statement).mappings()]
+
+    def last_entry(self) -> int:
+        """Of the device that enrolled last; 0: none did."""
+        return int(self._connection.scalar(select(func.max(schema.identities.c.entry))) or 0)
+
+    def add_identity(self, row: IdentityRow) -> None:
+        """A new device."""
+        self._connection.execute(insert(schema.identities), asdict(row))
+
+    def save_identity(self, row: IdentityRow) -> None:
+        """A device that is there, changed."""
+        table = schema.identities
+        self._connection.execute(
+            update(table).where(table.c.entry == row.entry).values(asdict(row))
+        )
