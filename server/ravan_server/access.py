@@ -5,7 +5,6 @@ It stands before everything else: a request that nobody may make costs no parsin
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -100,7 +99,7 @@ class Login:
         self._requests = Rate(requests_per_minute)
         self._failures = Rate(failures_per_minute)
 
-    async def device(
+    def device(
         self, headers: Mapping[str, str], method: str, path: str, address: str, now: float
     ) -> RequestSignature:
         """Whose request it is; it counts from now on.
@@ -109,14 +108,13 @@ class Login:
             Refusal: Nobody's who may make it, or one too many.
         """
         signature = self.read(headers)
-        key = self._keyring.known(signature.device)
-        if key is None:
+        if not self._keyring.known(signature.device):
             self.check_failures(address)
-            try:
-                key = await asyncio.to_thread(self._keyring.look_up, signature.device)
-            except Refusal:
-                self.failed(address)
-                raise
+        try:
+            key = self._keyring.key(signature.device)
+        except Refusal:
+            self.failed(address)
+            raise
         if not signature.valid(key, method, path):
             self.failed(address)
             raise Refusal(
@@ -238,14 +236,14 @@ class Access:
             await send(message)
 
         try:
-            watched = await self._admit(scope, receive)
+            watched = self._admit(scope, receive)
             await self._app(scope, watched, watched_send)
         except Refusal as refusal:
             if started:  # an answer is on its way already
                 raise
             await problem_response(refusal, close=True)(scope, receive, send)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+    def _admit(self, scope: Scope, receive: Receive) -> Receive:
         role, headers = role_of(scope["path"]), Headers(scope=scope)
         address = address_of(scope)
         if role is Role.ANYBODY:
@@ -253,7 +251,7 @@ class Access:
         if role is Role.OPERATOR:
             self._login.operator(headers, address)
             return receive
-        signature = await self._login.device(
+        signature = self._login.device(
             headers, scope["method"], scope["path"], address, self._clock()
         )
         scope.setdefault("state", {})[_DEVICE] = signature.device
