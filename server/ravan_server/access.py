@@ -225,6 +225,9 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, if its sender may make it."""
+        if scope["type"] == "websocket":  # there is none, and one that comes must not slip through
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.protocol import Enrolled, Invitation
+from ravan_edge.protocol import Enrolled, Invitation, ServerStatus, TaskOffer
 from ravan_edge.signing import device_of_key, sign_request
 from ravan_server.access import Login
 from ravan_server.app import create_app
@@ -20,7 +22,19 @@ from ravan_server.replay import ReplayGuard
 from tests.server.asgi import Answer, Client
 from tests.server.conftest import Served, open_served
 
-__all__ = ["OPERATOR", "Guarded", "Signer", "guarded_app", "open_guarded"]
+__all__ = [
+    "OPERATOR",
+    "Guard",
+    "Guarded",
+    "Signer",
+    "guard",
+    "guarded",
+    "guarded_app",
+    "offer_of",
+    "open_guarded",
+    "status_of",
+]
+
 
 OPERATOR = "the-token-of-the-operators-0123456789"
 _STARTED = 1_700_000_000.0
@@ -108,3 +122,28 @@ def guarded_app(served: Served, requests: int = 1000) -> FastAPI:
     keyring = served.coordinator.members.keyring
     login = Login(keyring, OPERATOR, ReplayGuard(served.clock.now), requests)
     return create_app(served.coordinator, login=login)
+
+
+Guard = Callable[..., Guarded]
+
+
+@pytest.fixture
+def guard(artifact: Artifact, tmp_path: Path) -> Iterator[Guard]:
+    """``guard(goal=3, requests=...)``: a server with a login that ends with the test."""
+    with ExitStack() as stack:
+        yield partial(open_guarded, stack, artifact, tmp_path / "state")
+
+
+@pytest.fixture
+def guarded(guard: Guard) -> Guarded:
+    return guard(goal=100_000)
+
+
+def offer_of(signer: Signer) -> TaskOffer:
+    answer = signer.check_in()
+    assert answer.status == 200, answer.body
+    return TaskOffer.model_validate_json(answer.body)
+
+
+def status_of(guarded: Guarded) -> ServerStatus:
+    return ServerStatus.model_validate_json(guarded.operator("GET", "/v1/status").body)
