@@ -1,5 +1,6 @@
-"""Who said this: keys, and requests that are signed with them."""
+"""Who said this: keys, and the requests and artifacts that are signed with them."""
 
+from ravan_edge.signing.envelope import ENVELOPE_MAX_BYTES
 from ravan_edge.signing.keys import (
     key_id,
     load_private_key,
@@ -13,15 +14,28 @@ from ravan_edge.signing.requests import (
     device_of_key,
     sign_request,
 )
+from ravan_edge.signing.statement import (
+    ArtifactStatement,
+    SignedStatement,
+    date_text,
+    read_statement,
+    sign_statement,
+)
 
 __all__ = [
+    "ENVELOPE_MAX_BYTES",
     "SIGNATURE_HEADERS",
+    "ArtifactStatement",
     "RequestSignature",
+    "SignedStatement",
+    "date_text",
     "device_of_key",
     "key_id",
     "load_private_key",
     "load_public_key",
     "make_private_key",
+    "read_statement",
     "sign_request",
+    "sign_statement",
     "write_public_key",
 ]
