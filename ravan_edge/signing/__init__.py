@@ -1,5 +1,14 @@
 """Who said this: keys, and the requests and artifacts that are signed with them."""
 
+from ravan_edge.signing.artifacts import (
+    check_key,
+    check_time,
+    checked_statement,
+    default_name,
+    sign_artifact,
+    signature_bytes,
+    signature_of,
+)
 from ravan_edge.signing.envelope import ENVELOPE_MAX_BYTES
 from ravan_edge.signing.keys import (
     key_id,
@@ -28,14 +37,21 @@ __all__ = [
     "ArtifactStatement",
     "RequestSignature",
     "SignedStatement",
+    "check_key",
+    "check_time",
+    "checked_statement",
     "date_text",
+    "default_name",
     "device_of_key",
     "key_id",
     "load_private_key",
     "load_public_key",
     "make_private_key",
     "read_statement",
+    "sign_artifact",
     "sign_request",
     "sign_statement",
+    "signature_bytes",
+    "signature_of",
     "write_public_key",
 ]

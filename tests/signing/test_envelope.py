@@ -1,10 +1,12 @@
-"""Envelopes of signed artifacts, held against securesystemslib's reader and writer of the same format."""
+"""Envelopes of signed artifacts, held against securesystemslib's reader and writer of the same format.
+
+Files for each abuse that was thought of are in ``tests/attacks``.
+"""
 
 from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +18,6 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from ravan_edge.signing import (
-    ENVELOPE_MAX_BYTES,
     ArtifactStatement,
     date_text,
     key_id,
@@ -164,99 +165,8 @@ def test_any_other_value_of_a_payload_is_refused_or_kept_as_it_is(name: str, val
     assert json.loads(read.statement.to_bytes()) == document
 
 
-def envelope(change: Callable[[dict[str, Any]], None]) -> bytes:
-    document = json.loads(SIGNED)
-    change(document)
-    return json.dumps(document).encode()
-
-
-def payload(text: bytes) -> bytes:
-    return seal(PAYLOAD_TYPE, text, KEY).to_bytes()
-
-
-GOOD = statement().to_bytes()
-SIG = json.loads(SIGNED)["signatures"][0]["sig"]
-REFUSED = {
-    "empty": (b"", "no JSON"),
-    "list": (b"[]", "no JSON object"),
-    "byte order mark": (b"\xef\xbb\xbf" + SIGNED, "no JSON"),
-    "UTF-16": (SIGNED.decode().encode("utf-16"), "no JSON"),
-    "not UTF-8": (SIGNED.replace(b"vnd", b"v\xffd"), "no JSON"),
-    "deep": (b'{"payload":' + b"[" * 30_000 + b"]" * 30_000 + b"}", "no JSON|members|has"),
-    "huge": (SIGNED + b" " * ENVELOPE_MAX_BYTES, "more than 65536 bytes"),
-    "two members of a name": (SIGNED.replace(b"{", b'{"payload": "",', 1), "twice"),
-    "NaN": (envelope(lambda d: d.update(payload=float("nan"))), "NaN"),
-    "a member more": (envelope(lambda d: d.update(more=1)), "expected payload"),
-    "a member less": (envelope(lambda d: d.pop("payloadType")), "expected payload"),
-    "another type": (envelope(lambda d: d.update(payloadType="text/plain")), "payloadType"),
-    "no signature": (envelope(lambda d: d.update(signatures=[])), "exactly one"),
-    "two signatures": (envelope(lambda d: d["signatures"].append(SIG)), "exactly one"),
-    "a signature that is text": (envelope(lambda d: d.update(signatures=[SIG])), "no object"),
-    "key id in capitals": (
-        envelope(lambda d: d["signatures"][0].update(keyid="AB" * 32)),
-        "keyid is not",
-    ),
-    "another key id": (envelope(lambda d: d["signatures"][0].update(keyid="0" * 64)), "is wrong"),
-    "short signature": (envelope(lambda d: d["signatures"][0].update(sig="AAAA")), "3 bytes"),
-    "base64 with a line break": (
-        envelope(lambda d: d.update(payload=d["payload"][:8] + "\n" + d["payload"][8:])),
-        "standard base64",
-    ),
-    "base64 of URLs": (
-        envelope(lambda d: d["signatures"][0].update(sig="-_" + "A" * 84 + "==")),
-        "standard base64",
-    ),
-    "base64 without padding": (
-        envelope(lambda d: d["signatures"][0].update(sig=SIG.rstrip("="))),
-        "standard base64",
-    ),
-    "base64 with other last bits": (
-        envelope(lambda d: d["signatures"][0].update(sig="A" * 85 + "B==")),
-        "standard base64",
-    ),
-    "base64 of letters beyond ASCII": (
-        envelope(lambda d: d["signatures"][0].update(sig="é" * 86 + "==")),
-        "standard base64",
-    ),
-    "payload that is none": (payload(b"hello"), "no JSON"),
-    "payload with a member twice": (payload(GOOD.replace(b"{", b'{"name":"x",', 1)), "twice"),
-    "newer payload": (
-        payload(GOOD.replace(b'"schema_version":1', b'"schema_version":2')),
-        "newer version",
-    ),
-    "schema that is text": (
-        payload(GOOD.replace(b'"schema_version":1', b'"schema_version":"1"')),
-        "schema_version",
-    ),
-    "sequence 0": (payload(GOOD.replace(b'"sequence":3', b'"sequence":0')), "sequence"),
-    "sequence 3.0": (payload(GOOD.replace(b'"sequence":3', b'"sequence":3.0')), "sequence"),
-    "sequence true": (payload(GOOD.replace(b'"sequence":3', b'"sequence":true')), "sequence"),
-    "a number of 5,000 digits": (
-        payload(GOOD.replace(b'"sequence":3', b'"sequence":' + b"3" * 5000)),
-        "JSON|sequence",
-    ),
-    "ends before it begins": (payload(GOOD.replace(b"1831536000", b"1800000000")), "later"),
-    "a name of two lines": (payload(GOOD.replace(b'"mails"', b'"mails\\n"')), "name"),
-    "a name with an escape": (payload(GOOD.replace(b'"mails"', b'"\\u001b[2J"')), "name"),
-    "digest in capitals": (payload(GOOD.replace(b"0123456789abcdef", b"0123456789ABCDEF")), "art"),
-    "another public key": (
-        payload(GOOD.replace(KEY.public_key().public_bytes_raw().hex().encode(), b"11" * 32)),
-        "is wrong",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str) -> None:
-    content, says = REFUSED[name]
-    with pytest.raises(ValueError, match=says) as refused:
-        read_statement(content)
-    assert "\x1b" not in str(refused.value), "a file must not speak to the terminal"
-    assert len(str(refused.value)) < 1000
-
-
 def test_what_another_key_signed_in_its_name_is_refused() -> None:
-    forged = seal(PAYLOAD_TYPE, GOOD, OTHER)
+    forged = seal(PAYLOAD_TYPE, statement().to_bytes(), OTHER)
     named = json.loads(forged.to_bytes())
     named["signatures"][0]["keyid"] = key_id(KEY.public_key())
     for content in (forged.to_bytes(), json.dumps(named).encode()):
@@ -266,7 +176,7 @@ def test_what_another_key_signed_in_its_name_is_refused() -> None:
 
 def test_a_signature_of_another_type_does_not_count() -> None:
     """What this key signed for something else is no artifact's signature."""
-    elsewhere = json.loads(seal("application/x", GOOD, KEY).to_bytes())
+    elsewhere = json.loads(seal("application/x", statement().to_bytes(), KEY).to_bytes())
     elsewhere["payloadType"] = PAYLOAD_TYPE
     with pytest.raises(ValueError, match="is wrong"):
         read_statement(json.dumps(elsewhere).encode())
