@@ -1,6 +1,6 @@
 """How much the aggregator can take: uploads, check-ins, a crowd, an idle process, a day of rounds.
 
-    python -m bench.server [uploads] [check-ins] [crowd] [idle] [day] [--json]
+    python -m bench.server [uploads] [check-ins] [login] [crowd] [idle] [day] [--json]
 
 Every row runs a real `ravan serve` with its state on the disk of `--folder`, and a load that is one
 other process on the same machine (bench/server_load.py), so the cores are for both. The models
@@ -23,7 +23,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.server_sides import ServerProcess, floor, load, make_artifact, make_known
+from bench.server_sides import (
+    ServerProcess,
+    floor,
+    load,
+    make_artifact,
+    make_enrolled,
+    make_known,
+)
 from ravan_edge.memory import PeakSampler
 from ravan_server.settings import RoundSettings
 
@@ -34,6 +41,7 @@ CONNECTIONS = 64
 TARGET_UPLOADS = 400.0
 TARGET_FLOOR_RATIO = 0.4
 TARGET_CHECK_INS = 1500.0
+TARGET_LOGIN_RATIO = 0.4  # a check of a signature takes 0.1 ms of the one thread that answers
 TARGET_P99_MS = 100.0
 TARGET_CROWD_SECONDS = 8.0
 TARGET_CROWD_MB = 300.0
@@ -188,6 +196,56 @@ def check_answers(kind: str, *answers: tuple[dict[str, Any], int]) -> None:
         assert (tasks, windows) == expected, (kind, tasks, answer["waits"], answer["refused"])
 
 
+def login(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """The same check-ins and uploads with signatures and without, in turn."""
+    artifact = make_artifact(folder / "artifact", **LARGE)
+    half: int = options.uploads // 2
+    make_enrolled(artifact, folder / "enrolled", 2 * half)
+    settings: dict[str, float] = {"goal": 2 * half, "over_selection": 1, "deadline_seconds": 3600}
+    found: dict[tuple[str, bool], list[float]] = {}
+    for number in range(options.repeats):
+        for signed in (False, True):
+            state = folder / f"state{number}{signed}"
+            shutil.copytree(folder / "enrolled", state)
+            words = settings | ({"enrolment": True} if signed else {})
+            with ServerProcess(artifact.folder, state, **words) as server:
+                common = {"port": server.port, "signed": signed}
+                asking = {**common, "kind": "check-ins", "rate": None, "artifact": artifact.digest}
+                # One after the other, so that device N has number N, whose key signs its update.
+                offered = load(first=0, count=half, connections=1, **asking)["tasks"]
+                seconds = {
+                    kind: load(first=first, count=half, connections=CONNECTIONS, **asking)[
+                        "seconds"
+                    ]
+                    for kind, first in (("a task", half), ("the same task again", 0))
+                }
+                sent = load(
+                    kind="uploads",
+                    folder=str(artifact.folder),
+                    tasks=offered,
+                    connections=CONNECTIONS,
+                    **common,
+                )
+                status = server.get("/healthz")
+            assert status == {"status": "ok"}
+            assert sent["statuses"] == {"accepted": half}, sent["statuses"]
+            seconds["an upload"] = sent["seconds"]
+            for kind, taken in seconds.items():
+                found.setdefault((kind, signed), []).append(half / taken)
+                say(f"login: {kind}, {'' if signed else 'not '}signed: {half / taken:.0f}/s")
+            shutil.rmtree(state)
+    rows = []
+    how = f"{half} enrolled devices, {CONNECTIONS} connections"
+    for kind in ("a task", "the same task again", "an upload"):
+        rates, plain = found[kind, True], found[kind, False]
+        target = TARGET_UPLOADS if kind == "an upload" else TARGET_CHECK_INS
+        rows.append(at_least(f"signed requests a second, {kind}", rates, target, how))
+        ratios = [one / other for one, other in zip(rates, plain, strict=True)]
+        without = f"without a login {statistics.median(plain):,.0f} a second"
+        rows.append(at_least("... of those without", ratios, TARGET_LOGIN_RATIO, without, 2))
+    return rows
+
+
 def crowd(folder: Path, options: argparse.Namespace) -> list[Row]:
     """New devices that check in within one second, each on a connection of its own."""
     artifact = make_artifact(folder / "artifact", **SMALL)
@@ -286,6 +344,7 @@ def day(folder: Path, options: argparse.Namespace) -> list[Row]:
 ROWS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "uploads": uploads,
     "check-ins": check_ins,
+    "login": login,
     "crowd": crowd,
     "idle": idle,
     "day": day,

@@ -13,17 +13,21 @@ import itertools
 import json
 import resource
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ravan_edge.artifact import open_artifact
 from ravan_edge.methods import method_for
 from ravan_edge.protocol import UpdateInfo, encode_update
+from ravan_edge.signing import device_of_key, sign_request
 
 PLACEHOLDER = "T" * 22  # as long as a task's id
 HOST = "127.0.0.1"
@@ -109,28 +113,44 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def check_in_request(device: str, artifact: str) -> bytes:
+@cache
+def device_key(number: int) -> Ed25519PrivateKey:
+    """The key of an enrolled device."""
+    return Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big"))
+
+
+def device_id(number: int, *, signed: bool) -> str:
+    """What a device calls itself; an enrolled one by its key."""
+    if not signed:
+        return device_name(number)
+    return device_of_key(device_key(number).public_key().public_bytes_raw())
+
+
+def check_in_request(number: int, artifact: str, *, signed: bool = False) -> bytes:
     message = {
         "protocol": 1,
-        "device": device,
+        "device": device_id(number, signed=signed),
         "plans": ["whole"],
         "artifacts": [artifact],
         "memory_limit_bytes": 500_000_000,
         "conditions": {"mains_power": True, "unmetered": True},
     }
-    return _request("POST", "/v1/check-in", json.dumps(message).encode(), "application/json")
+    body, key = json.dumps(message).encode(), device_key(number) if signed else None
+    return _request("POST", "/v1/check-in", body, "application/json", key)
 
 
-def upload_request(task: str, body: bytes) -> bytes:
-    return _request("PUT", f"/v1/tasks/{task}/update", body, "application/octet-stream")
+def upload_request(task: str, body: bytes, key: Ed25519PrivateKey | None = None) -> bytes:
+    return _request("PUT", f"/v1/tasks/{task}/update", body, "application/octet-stream", key)
 
 
-def _request(method: str, path: str, body: bytes, media_type: str) -> bytes:
-    head = (
-        f"{method} {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: {media_type}\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def _request(
+    method: str, path: str, body: bytes, media_type: str, key: Ed25519PrivateKey | None
+) -> bytes:
+    headers = {"host": HOST, "content-type": media_type, "content-length": str(len(body))}
+    if key is not None:
+        headers |= sign_request(key, method, path, body, time.time_ns() // 1_000_000)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
 class Tally:
@@ -230,10 +250,11 @@ async def check_ins(job: Job) -> Job:
     """Devices ``first`` to ``first + count`` check in once each.
 
     With ``rate`` they come at that rate, otherwise one after the other on each connection.
-    ``connections`` 0: each device has a connection of its own.
+    ``connections`` 0: each device has a connection of its own. ``signed``: they are enrolled.
     """
     devices = range(job["first"], job["first"] + job["count"])
-    requests = [check_in_request(device_name(each), job["artifact"]) for each in devices]
+    signed = bool(job.get("signed"))
+    requests = [check_in_request(each, job["artifact"], signed=signed) for each in devices]
     tally = Tally()
     if job["rate"] is None:
         seconds, tally.latencies = await _closed_loop(
@@ -245,7 +266,7 @@ async def check_ins(job: Job) -> Job:
 
 
 async def uploads(job: Job) -> Job:
-    """Send the update of each of ``tasks``."""
+    """Send the update of each of ``tasks``; ``signed``: of enrolled devices, in their order."""
     updates = Updates(job["folder"])
     statuses: Counter[str] = Counter()
 
@@ -253,10 +274,17 @@ async def uploads(job: Job) -> Job:
         accepted = answer[0] == OK and json.loads(answer[1])["status"] == "accepted"
         statuses["accepted" if accepted else str(answer[0])] += 1
 
-    requests = (
-        upload_request(each["task"], updates.body(each["task"], each["version"]))
+    # Signing costs more than the server's answer may: it is done before the time begins to count.
+    requests: Iterator[bytes] = (
+        upload_request(
+            each["task"],
+            updates.body(each["task"], each["version"]),
+            device_key(each["device"]) if job.get("signed") else None,
+        )
         for each in job["tasks"]
     )
+    if job.get("signed"):
+        requests = iter(list(requests))
     seconds, latencies = await _closed_loop(job["port"], job["connections"], requests, seen)
     return {"seconds": seconds, "statuses": dict(statuses), "latencies": latencies}
 
@@ -273,7 +301,7 @@ async def rounds(job: Job) -> Job:
         nonlocal accepted
         connection = await Connection.open(job["port"])
         while accepted < job["count"]:
-            request = check_in_request(device_name(next(numbers)), job["artifact"])
+            request = check_in_request(next(numbers), job["artifact"])
             task = tally.check_in(await connection.ask(request))
             tally.tasks.clear()
             if task is None:

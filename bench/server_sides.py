@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.server_load import HOST, Updates, device_name
+from bench.server_load import HOST, Updates, device_key, device_name
 from ravan_edge.artifact import Artifact, open_artifact
 from ravan_edge.methods import method_for
-from ravan_edge.protocol import CheckIn, UpdateInfo, decode_update
+from ravan_edge.protocol import CheckIn, InviteDevices, UpdateInfo, decode_update
 from ravan_server.operations import CheckedUpdate
 from ravan_server.serving import open_coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
@@ -38,11 +38,12 @@ class ServerProcess:
         start_seconds: From before the process was made until /healthz was answered.
     """
 
-    def __init__(self, artifact: Path, state: Path, **options: str | float) -> None:
+    def __init__(self, artifact: Path, state: Path, **options: float) -> None:
         words = [sys.executable, "-m", "ravan_edge.cli.main", "serve", str(artifact)]
         words += ["--state", str(state), "--port", "0"]
         for name, value in options.items():
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if isinstance(value, bool) else [str(value)]
         self._words = words
         self._said = state.with_name(f"{state.name}.log")
 
@@ -138,6 +139,19 @@ def make_artifact(folder: Path, *, rank: int, heads: int) -> Artifact:
     from tests.tiny_artifact import TinySizes, make_tiny_artifact
 
     return make_tiny_artifact(folder, sizes=TinySizes(width=32, heads=heads, rank=rank))
+
+
+def make_enrolled(artifact: Artifact, state: Path, devices: int) -> None:
+    """A state in which so many devices are enrolled; nobody took part yet."""
+    state.mkdir()
+    rounds = RoundSettings(goal=devices, over_selection=1.0, deadline_seconds=3600)
+    coordinator = open_coordinator(artifact, state, rounds, ServerSettings())
+    coordinator.start()
+    token = coordinator.members.invite(InviteDevices(uses=devices)).token
+    keys = (device_key(number).public_key().public_bytes_raw().hex() for number in range(devices))
+    for promise in [coordinator.members.enrol(token, key) for key in keys]:
+        promise.result()
+    coordinator.stop()
 
 
 def make_known(artifact: Artifact, state: Path, devices: int, after: RoundSettings) -> None:

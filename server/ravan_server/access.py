@@ -5,7 +5,6 @@ It stands before everything else: a request that nobody may make costs no parsin
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -14,9 +13,6 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +22,7 @@ from ravan_edge.signing import RequestSignature, device_of_key
 from ravan_server.enrolment import token_digest
 from ravan_server.keyring import Keyring
 from ravan_server.problems import problem_response
+from ravan_server.rates import Rate
 from ravan_server.replay import ReplayGuard
 
 __all__ = ["SECURITY_SCHEMES", "Access", "Login", "Role", "address_of", "device_of", "role_of"]
@@ -99,11 +96,10 @@ class Login:
         self._keyring = keyring
         self._operator = token_digest(operator_token)
         self._replay = replay
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
-        self._requests = RateLimitItemPerMinute(requests_per_minute, namespace="requests")
-        self._failures = RateLimitItemPerMinute(failures_per_minute, namespace="failures")
+        self._requests = Rate(requests_per_minute)
+        self._failures = Rate(failures_per_minute)
 
-    async def device(
+    def device(
         self, headers: Mapping[str, str], method: str, path: str, address: str, now: float
     ) -> RequestSignature:
         """Whose request it is; it counts from now on.
@@ -112,14 +108,13 @@ class Login:
             Refusal: Nobody's who may make it, or one too many.
         """
         signature = self.read(headers)
-        key = self._keyring.known(signature.device)
-        if key is None:
+        if not self._keyring.known(signature.device):
             self.check_failures(address)
-            try:
-                key = await asyncio.to_thread(self._keyring.look_up, signature.device)
-            except Refusal:
-                self.failed(address)
-                raise
+        try:
+            key = self._keyring.key(signature.device)
+        except Refusal:
+            self.failed(address)
+            raise
         if not signature.valid(key, method, path):
             self.failed(address)
             raise Refusal(
@@ -127,11 +122,11 @@ class Login:
                 "the signature is not that of the device for this method, path, body and moment",
             )
         self._replay.take(signature.device, signature.milliseconds, now)
-        if not self._limiter.hit(self._requests, signature.device):
+        if not self._requests.hit(signature.device):
             raise Refusal(
                 Reason.TOO_MANY,
-                f"more than {self._requests.amount} requests of this device in a minute",
-                retry_after_seconds=60.0,
+                f"more than {self._requests.most} requests of this device in a minute",
+                retry_after_seconds=self._requests.left_seconds,
             )
         return signature
 
@@ -202,16 +197,16 @@ class Login:
         Raises:
             Refusal: Too many logins from this address have failed.
         """
-        if not self._limiter.test(self._failures, address):
+        if self._failures.full(address):
             raise Refusal(
                 Reason.TOO_MANY,
                 "too many logins from this address have failed: wait a minute",
-                retry_after_seconds=60.0,
+                retry_after_seconds=self._failures.left_seconds,
             )
 
     def failed(self, address: str) -> None:
         """A login from this address has failed."""
-        self._limiter.hit(self._failures, address)
+        self._failures.hit(address)
 
 
 class Access:
@@ -241,14 +236,14 @@ class Access:
             await send(message)
 
         try:
-            watched = await self._admit(scope, receive)
+            watched = self._admit(scope, receive)
             await self._app(scope, watched, watched_send)
         except Refusal as refusal:
             if started:  # an answer is on its way already
                 raise
             await problem_response(refusal, close=True)(scope, receive, send)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+    def _admit(self, scope: Scope, receive: Receive) -> Receive:
         role, headers = role_of(scope["path"]), Headers(scope=scope)
         address = address_of(scope)
         if role is Role.ANYBODY:
@@ -256,7 +251,7 @@ class Access:
         if role is Role.OPERATOR:
             self._login.operator(headers, address)
             return receive
-        signature = await self._login.device(
+        signature = self._login.device(
             headers, scope["method"], scope["path"], address, self._clock()
         )
         scope.setdefault("state", {})[_DEVICE] = signature.device

@@ -173,6 +173,13 @@ class Coordinator:
         reason = self._reason_to_wait(view, check_in)
         if reason is not None:
             return self._come_back(reason)
+        known = view.task_of.get(check_in.device)
+        if known is not None:
+            # The task it has: it is durable, or it would not be here. Were it over in this very moment,
+            # its upload would be told so.
+            answered: Future[TaskRow | WaitReason] = Future()
+            answered.set_result(known)
+            return answered
         self._asked(1)
         future = self._writer.submit(
             lambda work: assign(work, check_in, plan), device=check_in.device

@@ -1,4 +1,8 @@
-"""The keys of enrolled devices, as many in memory as come often."""
+"""The keys of enrolled devices in memory, up to a number; of the others in the store.
+
+A look into the database costs more than checking a signature: not for the reading, but because the event
+loop's thread gives the interpreter away meanwhile and the writer's keeps it for a while.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.store import Store
+from ravan_server.store import IdentityRow, Store
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 __all__ = ["Keyring"]
 
-_MOST_KEYS = 100_000
+_MOST_KEYS = 100_000  # about 25 MB
 
 
 class Keyring:
@@ -22,30 +26,55 @@ class Keyring:
 
     Args:
         store: Where they are.
+        most: How many are kept in memory: those that came last.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, most: int = _MOST_KEYS) -> None:
         self._store = store
-        self._keys: OrderedDict[str, Ed25519PublicKey] = OrderedDict()
+        self._most = most
+        self._keys: OrderedDict[str, bytes] = OrderedDict()
         self._forgotten = 0
         self._lock = threading.Lock()
 
-    def known(self, device: str) -> Ed25519PublicKey | None:
-        """The key of a device that came lately."""
+    def load(self) -> None:
+        """Read the keys of the devices that enrolled last."""
+        with self._store.reading() as transaction:
+            found = transaction.identities.latest_keys(self._most)
         with self._lock:
-            key = self._keys.get(device)
-            if key is not None:
-                self._keys.move_to_end(device)
-            return key
+            self._keys = OrderedDict(
+                (device, bytes.fromhex(key)) for device, key in reversed(found)
+            )
 
-    def look_up(self, device: str) -> Ed25519PublicKey:
-        """The key of any device; reads the store.
+    def key(self, device: str) -> Ed25519PublicKey:
+        """The key of a device.
 
         Raises:
             Refusal: It is not enrolled, or shut out.
         """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+        with self._lock:
+            found = self._keys.get(device)
+            if found is not None:
+                self._keys.move_to_end(device)
+        return Ed25519PublicKey.from_public_bytes(found or self._look_up(device))
+
+    def known(self, device: str) -> bool:
+        """Whether its key is in memory."""
+        return device in self._keys
+
+    def add(self, row: IdentityRow) -> None:
+        """A device that has just enrolled."""
+        with self._lock:
+            self._insert(row)
+
+    def forget(self, device: str) -> None:
+        """Its key must be looked up again: it was shut out."""
+        with self._lock:
+            self._forgotten += 1
+            self._keys.pop(device, None)
+
+    def _look_up(self, device: str) -> bytes:
         forgotten = self._forgotten
         with self._store.reading() as transaction:
             row = transaction.identities.identity(device)
@@ -59,17 +88,13 @@ class Keyring:
             raise Refusal(
                 Reason.REVOKED, f"device {device} is shut out: ask whoever runs the server"
             )
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(row.public_key))
         with self._lock:
             # Whoever was shut out since the look into the store must not be remembered as he was then.
             if forgotten == self._forgotten:
-                self._keys[device] = key
-                if len(self._keys) > _MOST_KEYS:
-                    self._keys.popitem(last=False)
-        return key
+                self._insert(row)
+        return bytes.fromhex(row.public_key)
 
-    def forget(self, device: str) -> None:
-        """Its key must be looked up again: it was shut out."""
-        with self._lock:
-            self._forgotten += 1
-            self._keys.pop(device, None)
+    def _insert(self, row: IdentityRow) -> None:
+        self._keys[row.device] = bytes.fromhex(row.public_key)
+        if len(self._keys) > self._most:
+            self._keys.popitem(last=False)

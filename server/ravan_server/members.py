@@ -55,7 +55,14 @@ class Members:
             token: Of an invitation.
             public_key: ed25519, 64 hexadecimal digits; it signed the request.
         """
-        return self._writer.submit(lambda work: enrol(work, token, public_key))
+        promise = self._writer.submit(lambda work: enrol(work, token, public_key))
+        promise.add_done_callback(self._remember)
+        return promise
+
+    def _remember(self, promise: Future[IdentityRow]) -> None:
+        # Called by the writer's thread, so before any revocation that comes later.
+        if not promise.cancelled() and promise.exception() is None:
+            self.keyring.add(promise.result())
 
     def revoke(self, device: str) -> DeviceInfo:
         """Shut a device out.

@@ -167,6 +167,7 @@ def _login(coordinator: Coordinator, state: Path, settings: ServerSettings) -> L
     """
     if not settings.login:
         return None
+    coordinator.members.keyring.load()
     return Login(
         coordinator.members.keyring,
         operator_token(state, settings.operator_token_file),

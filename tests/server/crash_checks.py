@@ -11,7 +11,7 @@ from sqlalchemy import select
 from ravan_edge.artifact import Artifact
 from ravan_server.coordinator import Coordinator
 from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
-from ravan_server.store import SqlStore, TaskRow, TaskState
+from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction
 from ravan_server.store.schema import attempts
 from tests.server.crash_program import DEVICES, ROUNDS, device
 from tests.server.server_kit import (
@@ -45,14 +45,33 @@ def check_state(artifact: Artifact, state: Path, marks: Iterable[str]) -> int:
                 kind, *words = text.split()
                 if kind == "ack":
                     _check_promise(transaction.task(words[0]), words[1], state)
+                elif kind == "enrolled":
+                    known = transaction.identities.identity(words[0])
+                    assert known is not None, "a device that was let in is not known"
+                    assert known.public_key == words[1]
+                elif kind == "revoked":
+                    known = transaction.identities.identity(words[0])
+                    assert known is not None
+                    assert known.revoked_at is not None, "a device that was shut out is in again"
                 else:
                     version = transaction.version(int(words[0]))
                     assert version is not None, f"version {words[0]} was seen and is gone"
                     assert version.heads == words[1]
+            _check_invitations(transaction)
         _check_versions(artifact, state, store, latest)
     finally:
         store.close()
     return latest
+
+
+def _check_invitations(transaction: Transaction) -> None:
+    """Each use of an invitation is one device, and there are no more than it says."""
+    identities = transaction.identities
+    entries = identities.identities(0, 1000)
+    assert [row.entry for row in entries] == list(range(1, len(entries) + 1))
+    for invitation in identities.invitations(1000):
+        users = [row for row in entries if row.invitation == invitation.invitation]
+        assert len(users) == invitation.used <= invitation.uses
 
 
 def _check_promise(row: TaskRow | None, digest: str, state: Path) -> None:

@@ -2,11 +2,14 @@
 
     python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS
 
-Devices check in, send updates, some twice; one attempt fails at its deadline. What a device was
+Devices enrol, check in, send updates, some twice; one is shut out; one attempt fails at its deadline.
+What a device or an operator was
 told is written to MARKS at once, a line each, with one write:
 
     ack TASK SHA256 DEVICE VERSION    this update is acknowledged
     version NUMBER SHA256             this version was seen
+    enrolled DEVICE KEY               this device is let in
+    revoked DEVICE                    this device is shut out
 
 Started again on the same folder it goes on. It ends when there are VERSIONS versions, or with an
 error when the disk lets nothing happen any more.
@@ -20,7 +23,8 @@ import sys
 from pathlib import Path
 
 from ravan_edge.artifact import open_artifact
-from ravan_edge.protocol import Refusal, TaskOffer
+from ravan_edge.protocol import InviteDevices, Refusal, TaskOffer
+from ravan_edge.signing import device_of_key
 from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings
@@ -47,6 +51,8 @@ def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
     descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     clock = Clock()
     with opened_server(open_artifact(artifact), state, clock, ROUNDS) as server:
+        if server.status().version == 0:
+            enrol_all(server, descriptor)
         for _ in range(MOST_ROUNDS):
             if server.status().version >= versions:
                 break
@@ -61,11 +67,37 @@ def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
             sys.exit(1)
 
 
+def enrol_all(server: Coordinator, descriptor: int) -> None:
+    """All that are not yet in, with one invitation that has room for them only; each asks twice."""
+    known = {row.device for row in server.members.devices(0).devices}
+    new = [number for number in range(DEVICES) if device(number) not in known]
+    if not new:
+        return
+    try:
+        token = server.members.invite(InviteDevices(uses=len(new))).token
+    except Refusal as refusal:
+        say(refusal)
+        return
+    for number in new:
+        for _ in range(2):
+            try:
+                row = server.members.enrol(token, public_key(number)).result(30)
+            except Refusal as refusal:
+                say(refusal)
+            else:
+                mark(descriptor, f"enrolled {row.device} {row.public_key}")
+
+
 def fail_an_attempt(server: Coordinator, descriptor: int, clock: Clock) -> None:
-    """One update, and then nothing until the deadline."""
-    offer = ask(server, device(0))
-    if isinstance(offer, TaskOffer):
-        upload(server, offer, descriptor)
+    """Two updates, of which one is taken out again, and then nothing until the deadline."""
+    for number in range(2):
+        offer = ask(server, device(number))
+        if isinstance(offer, TaskOffer):
+            upload(server, offer, descriptor)
+    try:
+        mark(descriptor, f"revoked {server.members.revoke(device(1)).device}")
+    except Refusal as refusal:
+        say(refusal)
     clock.now += 1000
     wait_until(lambda: server.status().failed_attempts > 0, PATIENCE_SECONDS)
 
@@ -104,8 +136,13 @@ def upload(server: Coordinator, offer: TaskOffer, descriptor: int) -> None:
 
 
 def device(number: int) -> str:
-    """What a device calls itself."""
-    return f"device-{number:03}"
+    """What a device calls itself: the id of its key."""
+    return device_of_key(bytes.fromhex(public_key(number)))
+
+
+def public_key(number: int) -> str:
+    """A device's key. Nothing is signed here: this program stands behind the network."""
+    return hashlib.sha256(b"%d" % number).hexdigest()
 
 
 def mark(descriptor: int, text: str) -> None:

@@ -62,6 +62,17 @@ class SqlIdentities:
         statement = select(table).where(table.c.entry > after).order_by(table.c.entry).limit(most)
         return [IdentityRow(**row) for row in self._connection.execute(statement).mappings()]
 
+    def latest_keys(self, most: int) -> Sequence[tuple[str, str]]:
+        """Devices that are not shut out and their keys, the latest first."""
+        table = schema.identities
+        statement = (
+            select(table.c.device, table.c.public_key)
+            .where(table.c.revoked_at.is_(None))
+            .order_by(table.c.entry.desc())
+            .limit(most)
+        )
+        return [(row.device, row.public_key) for row in self._connection.execute(statement)]
+
     def last_entry(self) -> int:
         """Of the device that enrolled last; 0: none did."""
         return int(self._connection.scalar(select(func.max(schema.identities.c.entry))) or 0)

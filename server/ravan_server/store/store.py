@@ -49,6 +49,10 @@ class Identities(Protocol):
         """Enrolled devices behind an entry, ascending."""
         ...
 
+    def latest_keys(self, most: int) -> Sequence[tuple[str, str]]:
+        """Devices that are not shut out and their keys, the latest first."""
+        ...
+
     def last_entry(self) -> int:
         """Of the device that enrolled last; 0: none did."""
         ...
