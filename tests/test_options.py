@@ -53,6 +53,7 @@ def hand_made_options() -> list[tuple[str, str]]:
 OWN_DEFAULTS = {
     "heads": "`export`: how many heads a layer gets; elsewhere: the file of trained heads",
     "batch_size": "`train` and `simulate`: rows of a step; `eval`: rows at once, which changes nothing",
+    "days": "`sign`: how long a signature counts; `devices invite`: how long a token does",
     "deadline_seconds": "`simulate`: none, on its virtual clock; a server must not wait for ever",
     "out": "`demo`: its own folder; `devices invite`: stdout",
     "seed": "`merge`: the old artifact's plus 1; elsewhere: 0",

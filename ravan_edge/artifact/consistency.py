@@ -15,7 +15,10 @@ from ravan_edge.artifact.signature import PLAN_FORMS, SIGNATURES, PlanForm
 if TYPE_CHECKING:
     from ravan_edge.artifact.manifest import Basis, GraphTensor, Manifest, Plan, TensorEntry
 
-__all__ = ["contradictions"]
+__all__ = ["MANIFEST_NAME", "SIGNATURE_NAME", "contradictions"]
+
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "signature.json"
 
 Shape = tuple[int, ...]
 
@@ -37,8 +40,11 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
 
 
 def _files(manifest: Manifest) -> Iterator[str]:
-    if "manifest.json" in manifest.files:
-        yield "the manifest cannot list itself"
+    for path in manifest.files:
+        if path.lower() == MANIFEST_NAME:
+            yield "the manifest cannot list itself"
+        if path.lower() == SIGNATURE_NAME:
+            yield "the manifest cannot list its own signature"
     if len({path.lower() for path in manifest.files}) != len(manifest.files):
         yield "two files differ only in upper and lower case"  # one file on macOS and Windows
     used = ["base.safetensors", "heads.safetensors"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ravan_edge.artifact.consistency import MANIFEST_NAME, SIGNATURE_NAME
 from ravan_edge.artifact.graph_check import check_graphs
 from ravan_edge.artifact.heads import load_heads
 from ravan_edge.artifact.manifest import (
@@ -38,12 +39,12 @@ __all__ = [
     "BASE_NAME",
     "HEADS_NAME",
     "MANIFEST_NAME",
+    "SIGNATURE_NAME",
     "Artifact",
     "files_of_plan",
     "open_artifact",
 ]
 
-MANIFEST_NAME = "manifest.json"
 BASE_NAME = "base.safetensors"
 HEADS_NAME = "heads.safetensors"
 _MAX_PARTS = 8
@@ -217,7 +218,7 @@ def _check_files(
     missing = dict(manifest.files)
     with storage_errors(folder, "read the folder"):
         for path, entry in _walk(folder):
-            if path == MANIFEST_NAME:
+            if path in {MANIFEST_NAME, SIGNATURE_NAME}:
                 continue
             listed = missing.pop(path, None)
             if listed is None:

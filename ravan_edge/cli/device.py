@@ -22,6 +22,7 @@ from ravan_edge.cli.common import (
 from ravan_edge.cli.operator import read_token
 from ravan_edge.data import Dataset, SomeRows, part_of
 from ravan_edge.device import (
+    ArtifactTrust,
     Device,
     DeviceSettings,
     DeviceState,
@@ -35,6 +36,7 @@ from ravan_edge.device import (
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
 from ravan_edge.files import storage_errors
 from ravan_edge.folder_lock import FolderLock
+from ravan_edge.signing import key_id, load_public_key
 from ravan_edge.tasks import DataSource, fixed_length, task_for, text_length
 
 __all__ = ["device"]
@@ -70,6 +72,14 @@ def run(
         ),
     ] = None,
     state: StateOption = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            "--trust",
+            help="Public key, PEM: only artifacts that it signed are trained. Default: the key that "
+            "signed the first artifact is kept.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train for a server on rows that never leave this machine.
@@ -93,6 +103,7 @@ def run(
         return
     if not data.exists():
         raise DataError("no such file", where=str(data), hint="check the path")
+    trusted = None if trust is None else key_id(load_public_key(trust))
     reporter = Reporter()
     with storage_errors(state, "make the folder"):
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +114,12 @@ def run(
     ):
         folder = DeviceState(state)  # behind the lock: two would draw two ids
         worker = Device(
-            folder, connection, _Loader(data, reading, settings, reporter), settings, say=say
+            folder,
+            connection,
+            _Loader(data, reading, settings, reporter),
+            settings,
+            say=say,
+            trust=ArtifactTrust(state, trusted),
         )
         try:
             report = worker.run()

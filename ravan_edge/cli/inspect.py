@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from ravan_edge.artifact.opening import MANIFEST_NAME, open_artifact
 from ravan_edge.artifact.summary import ArtifactSummary, describe
 from ravan_edge.errors import MissingExtraError
 from ravan_edge.plans.registry import PLANS
+from ravan_edge.signing import SignedStatement, signature_of
 
 __all__ = [
     "inspect",
@@ -23,6 +25,7 @@ __all__ = [
     "is_model",
     "plain",
     "show",
+    "signature_text",
     "summary_document",
 ]
 
@@ -37,7 +40,7 @@ def inspect(
 ) -> None:
     """Show what an artifact is: model, method, what trains, bytes to download and to upload.
 
-    Everything in it is checked first, as a device does before it runs it.
+    Everything in it is checked first, as a device does before it runs it, its signature too.
 
     Examples:
       ravan inspect runs/demo/artifact
@@ -65,11 +68,28 @@ def inspect_artifact(artifact: Path, *, as_json: bool) -> None:
     Raises:
         ArtifactError: It is refused, or not there.
     """
-    summary = describe(open_artifact(artifact))
+    opened = open_artifact(artifact)
+    summary, signed = describe(opened), signature_of(opened)
     if as_json:
-        typer.echo(json.dumps(summary_document(summary), indent=2, ensure_ascii=False))
+        document = summary_document(summary)
+        document["signature"] = None if signed is None else signed.document()
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        show(summary, Console())
+        console = Console()
+        show(summary, console)
+        console.print(f"Signature: {plain(signature_text(signed, time.time()))}")
+
+
+def signature_text(signed: SignedStatement | None, now: float) -> str:
+    """Whether an artifact is signed, by whom and how long, for a person.
+
+    Args:
+        signed: Found good; None: there is no signature.
+        now: Seconds since 1970.
+    """
+    if signed is None:
+        return "none"
+    return f"{signed} (EXPIRED)" if signed.expired(now) else str(signed)
 
 
 def summary_document(summary: ArtifactSummary) -> dict[str, object]:

@@ -13,9 +13,11 @@ from ravan_edge.device.identity import (
 from ravan_edge.device.settings import DeviceSettings
 from ravan_edge.device.state import CurrentTask, DeviceState
 from ravan_edge.device.training import TaskTraining
+from ravan_edge.device.trust import ArtifactTrust
 
 __all__ = [
     "ArtifactCache",
+    "ArtifactTrust",
     "ConditionSource",
     "CurrentTask",
     "Device",

@@ -23,13 +23,18 @@ from ravan_edge.data import Dataset
 from ravan_edge.device.cache import ArtifactCache
 from ravan_edge.device.conditions import ConditionSource, LaptopConditions
 from ravan_edge.device.connection import ServerConnection
+from ravan_edge.device.failures import (
+    ConditionsError,
+    TooLateError,
+    failure_reason,
+    is_transient,
+)
 from ravan_edge.device.settings import DeviceSettings
 from ravan_edge.device.state import CurrentTask, DeviceState
 from ravan_edge.device.training import TaskTraining
+from ravan_edge.device.trust import ArtifactTrust
 from ravan_edge.errors import (
     ArtifactError,
-    DataError,
-    MemoryLimitError,
     NetworkError,
     NumericsError,
     RavanError,
@@ -41,14 +46,13 @@ from ravan_edge.protocol import (
     CheckIn,
     ComeBack,
     DeviceFailure,
-    FailureReason,
     Refusal,
     TaskOffer,
     WaitReason,
 )
 from ravan_edge.training import LocalResult, RoundState
 
-__all__ = ["Device", "DeviceReport", "is_transient"]
+__all__ = ["Device", "DeviceReport"]
 
 Result = TypeVar("Result")
 
@@ -59,14 +63,6 @@ _LATE_SECONDS = (1.0, 5.0)
 # Whatever a server says: no asking without a pause, and no device that is lost for years.
 _SHORTEST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 2 * 86_400.0
-
-
-class _TooLateError(Exception):
-    """The deadline has passed: whatever is trained now, nobody wants it."""
-
-
-class _ConditionsError(Exception):
-    """The conditions ended and did not come back before the deadline."""
 
 
 @dataclass
@@ -109,6 +105,7 @@ class Device:
         number: Addresses the random numbers instead of the server's number for this device.
         cache: Where artifacts are kept instead of its own folder; devices that run one after the other
             may share one.
+        trust: Which artifacts it trains; None: those of the first key that signed one, if any did.
         sleep, clock, uniform: The world's, or a test's.
     """
 
@@ -123,6 +120,7 @@ class Device:
     on_trained: Callable[[TaskOffer, LocalResult | Exception], None] = lambda offer, found: None  # noqa: ARG005
     number: int | None = None
     cache: Path | None = None
+    trust: ArtifactTrust | None = None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.time
     uniform: Callable[[float, float], float] = field(default=random.SystemRandom().uniform)
@@ -130,6 +128,7 @@ class Device:
     def __post_init__(self) -> None:
         self.report = DeviceReport()
         self._cache = ArtifactCache(self.cache or self.state.folder)
+        self._trust = self.trust or ArtifactTrust(self.state.folder)
         self._looked_at = 0.0
 
     def run(self) -> DeviceReport:
@@ -137,6 +136,7 @@ class Device:
 
         Raises:
             Refusal: The server refuses this device for good.
+            ArtifactError: An artifact is refused, its signature perhaps; the task was given back.
             DataError: The rows are refused; the task was given back.
             MemoryLimitError: A task does not fit; it was given back.
             RavanError: Anything else that trying again does not mend.
@@ -210,14 +210,14 @@ class Device:
                 self.on_task(offer)
                 if not self.state.update_path.exists():
                     self._train(task)
-        except _TooLateError:
+        except TooLateError:
             self.say(f"round {offer.round}: too late, the deadline has passed")
             self._end(offer, "late")
             self.report.refused += 1
             # Until the server has ended the round it would give out the same task at once.
             self.sleep(self.uniform(*_LATE_SECONDS))
             return
-        except (NumericsError, WorkerError, _ConditionsError, Refusal) as error:
+        except (NumericsError, WorkerError, ConditionsError, Refusal) as error:
             self.say(f"round {offer.round}: given back: {error}")
             return  # the next round may go well
         self._send(task)
@@ -225,10 +225,9 @@ class Device:
     def _train(self, task: CurrentTask) -> None:
         offer = task.offer
         self._check_deadline(task)
-        artifact = self._persist(
-            lambda: self._cache.open(offer.artifact, offer.plan, self.connection.download)
-        )
         fetch = self.connection.download
+        self._persist(lambda: self._trust.check(offer, fetch, self.clock()))
+        artifact = self._persist(lambda: self._cache.open(offer.artifact, offer.plan, fetch))
         manifest = artifact.manifest
         # Version 0 is the artifact's own file, whoever wrote it.
         most = max(heads_bytes(manifest, offer.version), manifest.files[HEADS_NAME].size)
@@ -297,13 +296,10 @@ class Device:
         """What goes wrong is told to the server, so that another device gets the place."""
         try:
             yield
-        except (RavanError, _ConditionsError, Refusal) as error:
+        except (RavanError, ConditionsError, Refusal) as error:
             # A refusal: what the task needs is gone, such as heads that the server has forgotten.
             self.on_trained(offer, error)
-            reason = next(
-                (reason for kind, reason in _REASONS if isinstance(error, kind)),
-                FailureReason.OTHER,
-            )
+            reason = failure_reason(error)
             failure = DeviceFailure(reason=reason, detail=type(error).__name__)
             with suppress(Refusal, NetworkError):  # then its deadline tells the server
                 self.connection.give_back(offer.task, failure)
@@ -368,7 +364,7 @@ class Device:
 
     def _check_deadline(self, task: CurrentTask) -> None:
         if self.clock() >= task.deadline_at:
-            raise _TooLateError
+            raise TooLateError
 
     def _may_go_on(self, task: CurrentTask) -> None:
         """After a step: stop at the deadline, pause while the conditions do not hold."""
@@ -379,21 +375,5 @@ class Device:
         self._looked_at = now
         while seconds := self._allowed():
             if self.clock() >= task.deadline_at:
-                raise _ConditionsError("the conditions for working ended")
+                raise ConditionsError("the conditions for working ended")
             self.sleep(min(seconds, _CONDITION_SECONDS))
-
-
-_REASONS: tuple[tuple[type[Exception], FailureReason], ...] = (
-    (NumericsError, FailureReason.BAD_NUMBERS),
-    (MemoryLimitError, FailureReason.OUT_OF_MEMORY),
-    (_ConditionsError, FailureReason.CONDITIONS),
-    (DataError, FailureReason.DATA),
-    (WorkerError, FailureReason.CRASHED),
-)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may be answered another time."""
-    if isinstance(error, Refusal):
-        return not error.problem.permanent
-    return isinstance(error, NetworkError)

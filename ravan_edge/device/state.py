@@ -10,6 +10,7 @@
     STATE/round/update.safetensors what it will send, or is sending
     STATE/last-update.safetensors  what left last; last-update.json says when, and if it arrived
     STATE/blobs/, STATE/artifacts/ what was downloaded (cache.py)
+    STATE/trust.json, STATE/signature.json  whose artifacts it trains (trust.py)
 """
 
 from __future__ import annotations

@@ -108,6 +108,9 @@ class TaskOffer(Message):
     attempt: Positive
     version: Count
     artifact: Digest
+    signature: Annotated[
+        Digest | None, Field(description="Of signature.json; null: the artifact is not signed.")
+    ] = None
     heads: Digest
     heads_bytes: Positive
     plan: PlanName

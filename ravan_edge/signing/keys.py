@@ -78,7 +78,7 @@ def load_private_key(
         password: Asked if the key is encrypted; None: there is none.
 
     Raises:
-        UsageError: It is none, of another kind, or encrypted and the password is missing or wrong.
+        UsageError: It is none, not there, of another kind, or encrypted and the password is missing or wrong.
         StorageError: It cannot be read.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -117,7 +117,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     """A public key from its file.
 
     Raises:
-        UsageError: It is none, or of another kind.
+        UsageError: It is none, not there, or of another kind.
         StorageError: It cannot be read.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -142,6 +142,8 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _read(path: Path) -> bytes:
+    if not path.exists():
+        raise UsageError("there is no such file", where=str(path), hint="check the path")
     with storage_errors(path, "read the key"), path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:

@@ -23,7 +23,7 @@ from ravan_edge.artifact import (
     tensors_to_bytes,
 )
 from ravan_edge.device import ServerConnection, refusals_as_errors
-from ravan_edge.device.client import is_transient
+from ravan_edge.device.failures import is_transient
 from ravan_edge.errors import NumericsError, UsageError
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.protocol import ServerStatus

@@ -25,6 +25,7 @@ from ravan_edge.protocol import (
     VersionInfo,
     WaitReason,
 )
+from ravan_server.artifact_signature import ExpiryWatch, read_signature
 from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
 from ravan_server.group_commit import GroupCommit, Work
@@ -69,6 +70,7 @@ class Coordinator:
 
     Raises:
         UsageError: The state belongs to another artifact.
+        ArtifactError: The artifact's signature is wrong, of another one, or has expired.
         StorageError: It cannot be read or written.
     """
 
@@ -84,7 +86,10 @@ class Coordinator:
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
         self._trusted = True
+        signature = read_signature(parts.artifact, parts.clock())
         recover(parts)
+        # A copy: in the artifact's folder it may be renewed while devices ask for this one.
+        self._signature = None if signature is None else parts.blobs.put(signature.content)
         with self._store.reading() as transaction:
             self._view = View.load(transaction)
         self._writer = GroupCommit(
@@ -96,7 +101,12 @@ class Coordinator:
         )
         self.members = Members(self._store, self._writer)
         self._housekeeper = Housekeeper(
-            parts, self._writer, self._merger, lambda: self._view, self._evaluate
+            parts,
+            self._writer,
+            self._merger,
+            lambda: self._view,
+            self._evaluate,
+            ExpiryWatch(signature),
         )
         self._evaluator = None
         if evaluation:
@@ -189,6 +199,7 @@ class Coordinator:
             view.attempt,
             view.heads,
             self.artifact,
+            self._signature,
             self.reader.largest_bytes,
             self._clock(),
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ravan_edge.errors import RavanError
 from ravan_edge.protocol import Refusal
+from ravan_server.artifact_signature import ExpiryWatch
 from ravan_server.group_commit import GroupCommit
 from ravan_server.merging import Merger
 from ravan_server.operations import forget_old, record_merge, turn
@@ -32,6 +33,7 @@ class Housekeeper:
         merger: Makes versions.
         view: The latest view.
         on_version: Told every new version, once it is durable.
+        expiry: Of the artifact's signature.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Housekeeper:
         merger: Merger,
         view: Callable[[], View],
         on_version: Callable[[VersionRow], None],
+        expiry: ExpiryWatch,
     ) -> None:
         self._parts = parts
         self._writer = writer
         self._merger = merger
         self._view = view
         self._on_version = on_version
+        self._expiry = expiry
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._turning = threading.Lock()
@@ -75,6 +79,7 @@ class Housekeeper:
             RavanError: A merge failed; nothing is lost, it is tried again.
         """
         with self._turning:
+            self._expiry.look(self._parts.clock())
             self._end_attempt()
             if self._view().attempt.state is AttemptState.CLOSED:
                 self._merge()

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.attacks.attack import Attack
 from tests.attacks.graph_attacks import graph_attacks
 from tests.attacks.manifest_attacks import manifest_attacks
+from tests.attacks.signature_attacks import signature_attacks
 from tests.attacks.tensor_attacks import tensor_attacks
 
 __all__ = ["FILES", "README", "all_attacks", "readme"]
@@ -33,6 +34,8 @@ anything but an ordinary refusal (a crash, a hang, memory out of proportion), is
   `manifest.json`, open the folder.
 * `files/graphs/*.onnx`: the same with `plans/whole/step.onnx`; its size and sha256 in the manifest
   are brought up to date first, so that the graph itself is what is refused.
+* `files/signatures/*.json`: take the artifact `files/valid`, and read the file as its `signature.json`
+  (section 11), whatever key signed it and whatever time it is.
 
 Symbolic links, files that are not listed, pipes and cut bases cannot lie in a repository:
 `test_attacks.py` makes them. The files marked "made" are too large to lie here;
@@ -44,7 +47,9 @@ page.
 def all_attacks() -> Iterator[Attack]:
     """Every abuse, from the valid artifact on disk."""
     yield from tensor_attacks()
-    yield from manifest_attacks((FILES / "valid" / "manifest.json").read_bytes())
+    manifest = (FILES / "valid" / "manifest.json").read_bytes()
+    yield from manifest_attacks(manifest)
+    yield from signature_attacks(manifest)
     yield from graph_attacks((FILES / "valid" / "plans" / "whole" / "step.onnx").read_bytes())
 
 
@@ -55,6 +60,7 @@ def readme(attacks: list[Attack]) -> str:
         ("tensors", "Tensor files"),
         ("manifests", "Manifests"),
         ("graphs", "Graphs"),
+        ("signatures", "Signatures"),
     ):
         text += f"\n## {title}\n\n| file | what it tries | a reader must |\n|---|---|---|\n"
         for attack in attacks:

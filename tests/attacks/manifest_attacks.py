@@ -99,12 +99,14 @@ def _paths(
         ("long", "a" * 201, "201 bytes"),
         ("empty", "", "no path at all"),
         ("itself", "manifest.json", "the manifest lists itself"),
+        ("signature", "signature.json", "the manifest lists its signature"),
+        ("signature-case", "Signature.JSON", "the same on macOS and Windows"),
     ):
 
         def add(d: Document, path: str = path) -> None:
             d["files"][path] = entry
 
-        says = "itself" if name == "itself" else "path"
+        says = {"itself": "itself"}.get(name, "signature" if "signature" in name else "path")
         yield change(f"path-{name}", tries, says, add)
     yield change("path-case", "two files that are one on macOS and Windows", "case",
                  lambda d: d["files"].update({"Base.safetensors": entry}))  # fmt: skip

@@ -20,6 +20,7 @@ from ravan_edge.artifact.tensor_file import (
     tensors_from_bytes,
 )
 from ravan_edge.errors import ArtifactError, ArtifactNotFoundError, TensorFileError
+from ravan_edge.signing import signature_of
 from tests.attacks.attack import Attack
 from tests.attacks.make_attacks import FILES, README, all_attacks, readme
 
@@ -68,7 +69,7 @@ def test_files_and_page_are_what_the_script_makes() -> None:
     assert README.read_text("utf-8") == readme(ATTACKS)
     committed = {
         path.relative_to(FILES).as_posix()
-        for folder in ("tensors", "manifests", "graphs")
+        for folder in ("tensors", "manifests", "graphs", "signatures")
         for path in (FILES / folder).iterdir()
     }
     assert {attack.path for attack in ATTACKS if not attack.large} <= committed
@@ -128,12 +129,33 @@ def test_graph_is_refused(attack: Attack, tmp_path: Path) -> None:
     check(refused.value, attack, "step.onnx")
 
 
+@pytest.mark.parametrize("attack", of("signatures"), ids=name)
+def test_signature_is_refused(attack: Attack, tmp_path: Path) -> None:
+    artifact = copy_of_valid(tmp_path)
+    (artifact / "signature.json").write_bytes(attack.content)
+    opened = open_artifact(artifact)  # what it says is for those to read who ask for a signature
+    with pytest.raises(ArtifactError) as refused:
+        signature_of(opened)
+    check(refused.value, attack, "signature.json")
+
+
+@pytest.mark.parametrize("attack", of("signatures", accepted=True), ids=name)
+def test_unusual_signature_is_accepted(attack: Attack, tmp_path: Path) -> None:
+    artifact = copy_of_valid(tmp_path)
+    (artifact / "signature.json").write_bytes(attack.content)
+    signed = signature_of(open_artifact(artifact))
+    assert signed is not None
+    assert signed.statement.sequence == 3
+
+
 @pytest.mark.parametrize(
-    "relative", ["base.safetensors", "tokenizer/tokenizer.json", "manifest.json"]
+    "relative", ["base.safetensors", "tokenizer/tokenizer.json", "manifest.json", "signature.json"]
 )
 def test_link_in_place_of_a_file(tmp_path: Path, relative: str) -> None:
     artifact = copy_of_valid(tmp_path)
-    shutil.move(artifact / relative, tmp_path / "moved")
+    (tmp_path / "moved").write_bytes(b"")
+    if (artifact / relative).exists():
+        shutil.move(artifact / relative, tmp_path / "moved")
     (artifact / relative).symlink_to(tmp_path / "moved")
     with pytest.raises(ArtifactError, match="regular file") as refused:
         open_artifact(artifact)

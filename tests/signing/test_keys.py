@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from ravan_edge.errors import RavanError, StorageError, UsageError
+from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.signing import (
     key_id,
     load_private_key,
@@ -102,5 +102,7 @@ def test_what_is_no_key_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 20_000)
     with pytest.raises(StorageError, match="more than 10000 bytes"):
         load_public_key(path)
-    with pytest.raises(RavanError, match="cannot read the key"):
+    with pytest.raises(UsageError, match="no such file"):
         load_public_key(tmp_path / "missing")
+    with pytest.raises(StorageError, match="cannot read the key"):
+        load_public_key(tmp_path)
