@@ -30,6 +30,7 @@ from ravan_edge.protocol import (
 from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
 from ravan_server.http_limits import SmallBodies
+from ravan_server.http_origin import BehindProxy, LocalOnly
 from ravan_server.operations import repeated
 from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
 from ravan_server.uploads import MemoryBudget, UploadReceiver
@@ -53,12 +54,20 @@ TaskId = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Served = Callable[[], Coordinator]
 
 
-def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000) -> FastAPI:
+def create_app(
+    coordinator: Coordinator | None,
+    uploads_bytes: int = 256_000_000,
+    *,
+    local_only: bool = False,
+    behind_proxy: bool = False,
+) -> FastAPI:
     """The application.
 
     Args:
         coordinator: What it talks to; None: only to describe it (OpenAPI).
         uploads_bytes: Memory for unfinished uploads, all together; enough for one, at least.
+        local_only: Whether only programs of this machine may use it, and no web page.
+        behind_proxy: Whether a proxy says who the clients are.
     """
     app = _Aggregator(
         title="Ravan Edge aggregator",
@@ -73,6 +82,10 @@ def create_app(coordinator: Coordinator | None, uploads_bytes: int = 256_000_000
     )
     add_error_handlers(app)
     app.add_middleware(SmallBodies, most_bytes=_MOST_MESSAGE_BYTES, exempt_suffix="/update")
+    if behind_proxy:
+        app.add_middleware(BehindProxy)
+    if local_only:
+        app.add_middleware(LocalOnly)
 
     def served() -> Coordinator:
         if coordinator is None:

@@ -131,7 +131,7 @@ def serve(
         coordinator = open_coordinator(artifact, state, rounds, settings, evaluation=evaluation)
         coordinator.start()
         try:
-            app = create_app(coordinator, settings.uploads_in_memory * 1_000_000)
+            app = create_app(coordinator, settings.uploads_in_memory * 1_000_000, local_only=True)
             server = http_server(app)
             host, port = listening[0].getsockname()[:2]
 
