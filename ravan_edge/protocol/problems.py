@@ -15,7 +15,9 @@ class Reason(StrEnum):
     """What is wrong, for programs."""
 
     PROTOCOL = "protocol"
+    BAD_REQUEST = "bad_request"
     BAD_MESSAGE = "bad_message"
+    WRONG_SITE = "wrong_site"
     NO_SUCH_PATH = "no_such_path"
     NO_SUCH_BLOB = "no_such_blob"
     NO_SUCH_RANGE = "no_such_range"
@@ -37,9 +39,11 @@ class Reason(StrEnum):
     BAD_NUMBERS = "bad_numbers"
     WRONG_TASK = "wrong_task"
     TOO_LARGE = "too_large"
+    HEAD_TOO_LARGE = "head_too_large"
     LENGTH_REQUIRED = "length_required"
     ENCODED = "encoded"
     CUT_OFF = "cut_off"
+    TOO_SLOW = "too_slow"
     BUSY = "busy"
     STORAGE = "storage"
     BUG = "bug"
@@ -62,7 +66,9 @@ class ProblemKind:
 
 KINDS: dict[Reason, ProblemKind] = {
     Reason.PROTOCOL: ProblemKind(426, "another version of the protocol"),
+    Reason.BAD_REQUEST: ProblemKind(400, "not HTTP as this server reads it"),
     Reason.BAD_MESSAGE: ProblemKind(422, "the message is not as the protocol says"),
+    Reason.WRONG_SITE: ProblemKind(403, "another site, or another name of this machine"),
     Reason.NO_SUCH_PATH: ProblemKind(404, "there is nothing here"),
     Reason.NO_SUCH_BLOB: ProblemKind(404, "no such blob"),
     Reason.NO_SUCH_RANGE: ProblemKind(416, "the blob ends before this range"),
@@ -84,9 +90,11 @@ KINDS: dict[Reason, ProblemKind] = {
     Reason.BAD_NUMBERS: ProblemKind(422, "numbers that cannot be merged"),
     Reason.WRONG_TASK: ProblemKind(422, "the update was made for another task or version"),
     Reason.TOO_LARGE: ProblemKind(413, "too many bytes"),
+    Reason.HEAD_TOO_LARGE: ProblemKind(431, "the head of the request is too large"),
     Reason.LENGTH_REQUIRED: ProblemKind(411, "the request does not say how long it is"),
     Reason.ENCODED: ProblemKind(415, "a body must be sent as it is"),
     Reason.CUT_OFF: ProblemKind(400, "the body ended too soon", permanent=False),
+    Reason.TOO_SLOW: ProblemKind(408, "the request came too slowly", permanent=False),
     Reason.BUSY: ProblemKind(503, "too much at once", permanent=False),
     Reason.STORAGE: ProblemKind(503, "the server cannot write to its disk", permanent=False),
     Reason.BUG: ProblemKind(500, "a bug of the server", permanent=False),

@@ -31,6 +31,7 @@ from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
 from ravan_server.http_limits import SmallBodies
+from ravan_server.http_origin import BehindProxy, LocalOnly
 from ravan_server.member_paths import add_member_paths
 from ravan_server.operations import repeated
 from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
@@ -60,6 +61,8 @@ def create_app(
     uploads_bytes: int = 256_000_000,
     *,
     login: Login | None = None,
+    local_only: bool = False,
+    behind_proxy: bool = False,
 ) -> FastAPI:
     """The application.
 
@@ -67,6 +70,8 @@ def create_app(
         coordinator: What it talks to; None: only to describe it (OpenAPI).
         uploads_bytes: Memory for unfinished uploads, all together; enough for one, at least.
         login: Decides who may ask for what; None: whoever can connect may ask for everything.
+        local_only: Whether only programs of this machine may use it, and no web page.
+        behind_proxy: Whether a proxy says who the clients are.
     """
     app = _Aggregator(
         title="Ravan Edge aggregator",
@@ -80,7 +85,14 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     add_error_handlers(app)
+    # Each stands before those that were added earlier: who may not ask is sent away first.
     app.add_middleware(SmallBodies, most_bytes=_MOST_MESSAGE_BYTES, exempt_suffix="/update")
+    if login is not None and coordinator is not None:
+        app.add_middleware(Access, login=login, clock=coordinator.now)
+    if behind_proxy:
+        app.add_middleware(BehindProxy)
+    if local_only:
+        app.add_middleware(LocalOnly)
 
     def served() -> Coordinator:
         if coordinator is None:
@@ -92,9 +104,6 @@ def create_app(
     _add_tasks(app, served, MemoryBudget(uploads_bytes))
     _add_reading(app, served)
     add_member_paths(app, served, login)
-    if login is not None and coordinator is not None:
-        # Added last, so it stands before everything else.
-        app.add_middleware(Access, login=login, clock=coordinator.now)
     return app
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from typing import NoReturn
+
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,11 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.problems import problem_response
 
-__all__ = ["SmallBodies"]
+__all__ = ["SmallBodies", "check_message"]
+
+_MOST_NESTING = 8  # the deepest message has 2
+_NAME_CHARACTERS = 40
 
 
 class SmallBodies:
-    """Refuses bodies larger than a message can be; uploads have a limit of their own.
+    """Refuses bodies that no message can be: too large, or no strict JSON. Uploads are not looked at.
 
     Args:
         app: What is protected.
@@ -53,6 +60,12 @@ class SmallBodies:
             if len(body) > self._most_bytes:
                 await self._too_large()(scope, receive, send)
                 return
+        if body:
+            try:
+                check_message(bytes(body))
+            except Refusal as refusal:
+                await problem_response(refusal)(scope, receive, send)
+                return
         messages: list[Message] = [
             {"type": "http.request", "body": bytes(body), "more_body": False}
         ]
@@ -65,3 +78,53 @@ class SmallBodies:
     def _too_large(self) -> Response:
         detail = f"a message has at most {self._most_bytes} bytes"
         return problem_response(Refusal(Reason.TOO_LARGE, detail), close=True)
+
+
+def check_message(body: bytes) -> None:
+    """Refuse what two readers could understand in two ways (RFC 8259, sections 4 and 8.1).
+
+    Raises:
+        Refusal: It is not JSON in UTF-8, an object has a member twice, a number is NaN or infinite, or
+            it is nested deeper than any message.
+    """
+    try:
+        document = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number
+        )
+    except RecursionError:
+        raise _bad(f"nested deeper than {_MOST_NESTING}") from None
+    except ValueError as error:  # also UnicodeDecodeError
+        raise _bad(str(error)[:200]) from None
+    _check_nesting(document)
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"member {double[:_NAME_CHARACTERS]!a} is there twice")
+    return members
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _check_nesting(document: object) -> None:
+    """Level by level, so that no stack is needed."""
+    level = [document]
+    for _ in range(_MOST_NESTING):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise _bad(f"nested deeper than {_MOST_NESTING}")
+
+
+def _bad(found: str) -> Refusal:
+    return Refusal(Reason.BAD_MESSAGE, f"the message is not the JSON it should be: {found}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -11,9 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-
-import uvicorn
-from fastapi import FastAPI
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
@@ -23,6 +21,8 @@ from ravan_server.access import Login
 from ravan_server.app import create_app
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
+from ravan_server.http_connection import ConnectionLimits
+from ravan_server.http_server import BACKLOG, http_server
 from ravan_server.operator_token import operator_token
 from ravan_server.parts import Parts
 from ravan_server.replay import ReplayGuard
@@ -33,17 +33,17 @@ __all__ = [
     "BLOBS_NAME",
     "DATABASE_NAME",
     "UPDATES_NAME",
-    "http_server",
     "open_coordinator",
     "serve",
 ]
 
+_log = logging.getLogger(__name__)
+
 DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
-_BACKLOG = 65_535  # the system takes what it allows (Linux: net.core.somaxconn)
 _QUEUES = 4
-_GRACE_SECONDS = 10
+_OTHER_FILES = 256  # of this process: database, log, blobs that are sent, listening sockets
 # The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
 # Python's own 5 ms let the event loop keep it so long each time.
 _SWITCH_SECONDS = 0.0005
@@ -84,24 +84,6 @@ def open_coordinator(
         raise
 
 
-def http_server(app: FastAPI) -> uvicorn.Server:
-    """HTTP around the application, on sockets that its ``run`` is given."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            loop="uvloop",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
-
-
 def serve(
     artifact: Artifact,
     state: Path,
@@ -131,7 +113,7 @@ def serve(
     with FolderLock(state, what="state", option="--state"):
         listening = _listen(settings)
         sys.setswitchinterval(_SWITCH_SECONDS)
-        _allow_connections()
+        limits = _limits(settings)
         coordinator = open_coordinator(artifact, state, rounds, settings, evaluation=evaluation)
         coordinator.start()
         try:
@@ -139,8 +121,9 @@ def serve(
                 coordinator,
                 settings.uploads_in_memory * 1_000_000,
                 login=_login(coordinator, state, settings),
+                local_only=settings.local_only,
             )
-            server = http_server(app)
+            server = http_server(app, limits)
             host, port = listening[0].getsockname()[:2]
 
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
@@ -176,15 +159,25 @@ def _login(coordinator: Coordinator, state: Path, settings: ServerSettings) -> L
     )
 
 
-def _allow_connections() -> None:
-    """As many open connections as the system lets this process have."""
-    try:
+def _limits(settings: ServerSettings) -> ConnectionLimits:
+    """Of connections, as many as the system lets this process have."""
+    most = settings.connections
+    with contextlib.suppress(ImportError):  # Windows has no such limit
         import resource
-    except ImportError:  # Windows has no such limit
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS may refuse "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+        _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):  # macOS may refuse "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
+        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if allowed != resource.RLIM_INFINITY and most > allowed - _OTHER_FILES:
+            most = max(1, allowed - _OTHER_FILES)
+            _log.warning(
+                "this process may have %d open files: at most %d connections, not %d",
+                allowed,
+                most,
+                settings.connections,
+            )
+    return ConnectionLimits(connections=most, per_address=settings.connections_per_address)
 
 
 def _listen(settings: ServerSettings) -> list[socket.socket]:
@@ -205,7 +198,7 @@ def _listen(settings: ServerSettings) -> list[socket.socket]:
             first.close()
             listening.extend(_bind(host, port, shared=True) for _ in range(_QUEUES))
         for each in listening:
-            each.listen(_BACKLOG)
+            each.listen(BACKLOG)
     except OSError as error:
         for each in listening:
             each.close()

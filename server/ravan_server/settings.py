@@ -147,6 +147,21 @@ class ServerSettings:
         group=_NETWORK,
     )
 
+    connections: int = option(
+        20_000,
+        "Open connections, all together; the system's limit of open files may allow fewer.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_NETWORK,
+    )
+    connections_per_address: int = option(
+        12_000,
+        "Open connections from one IPv4 address or one IPv6 network of 64 bits.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_NETWORK,
+    )
+
     def __post_init__(self) -> None:
         check_options(self)
 

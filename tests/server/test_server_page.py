@@ -13,15 +13,18 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.cli.common import DataSettings
+from ravan_edge.protocol import KINDS, Reason
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server import serving
+from ravan_server.http_connection import ConnectionLimits
 from ravan_server.settings import RoundSettings, ServerSettings
 from tests.server.crash_checks import check_state, go_on
 from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_until
 from tests.tiny_artifact import make_tiny_artifact
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text("utf-8")
+PROTOCOL = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text("utf-8")
 OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
 
 
@@ -46,6 +49,30 @@ def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerS
 
 
 NO_DEFAULT = {"minimum": "the goal", "operator_token_file": "made once"}
+
+
+def test_every_limit_of_a_connection_is_on_both_pages() -> None:
+    limits = ConnectionLimits()
+    network = PAGE.split("## What the network can do to it")[1].split("\n## ")[0]
+    protocol = PROTOCOL.split("## 9. Limits")[1]
+    for page in (network, protocol):
+        assert f"{limits.head_bytes} bytes" in page
+        assert f"{limits.head_lines} headers" in page
+        assert f"{limits.head_seconds:g} seconds" in page
+        assert f"{limits.body_bytes} bytes" in page
+        assert f"in every {limits.body_seconds:g} seconds" in page
+        assert f"{limits.idle_seconds:g} seconds" in page
+        assert f"{limits.unread_seconds:g} seconds" in page
+        assert f"| {limits.sent_ahead}" in page
+    assert f"at most {2 * limits.body_seconds:g} seconds" in network
+    for reason in re.findall(r"`([a-z_]+)` \((\d+)\)", network):
+        assert reason[0] in set(Reason)
+        assert KINDS[Reason(reason[0])].status == int(reason[1])
+    settings = ServerSettings()
+    assert (limits.connections, limits.per_address) == (
+        settings.connections,
+        settings.connections_per_address,
+    )
 
 
 def _shown(default: object) -> str:

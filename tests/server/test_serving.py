@@ -10,7 +10,8 @@ import httpx2
 import pytest
 
 from ravan_edge.protocol import Problem, Reason
-from ravan_server.serving import http_server
+from ravan_server.http_connection import ConnectionLimits
+from ravan_server.http_server import http_server
 from tests.server.conftest import Served
 from tests.server.devices import offered, path_of, update_of
 
@@ -20,7 +21,7 @@ Address = tuple[str, int]
 @pytest.fixture
 def address(served: Served) -> Iterator[Address]:
     listening = socket.create_server(("127.0.0.1", 0))
-    server = http_server(served.app)
+    server = http_server(served.app, ConnectionLimits())
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:
