@@ -19,7 +19,7 @@ from ravan_edge.cli.common import (
     say,
     takes_settings,
 )
-from ravan_edge.cli.operator import read_token
+from ravan_edge.cli.operator import CaOption, read_token
 from ravan_edge.data import Dataset, SomeRows, part_of
 from ravan_edge.device import (
     ArtifactTrust,
@@ -72,6 +72,7 @@ def run(
         ),
     ] = None,
     state: StateOption = None,
+    ca: CaOption = None,
     trust: Annotated[
         Path | None,
         typer.Option(
@@ -109,7 +110,9 @@ def run(
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         FolderLock(state, what="device's", option="--state"),
-        ServerConnection(server, key=enrolled_key(state, server_address(server))) as connection,
+        ServerConnection(
+            server, key=enrolled_key(state, server_address(server)), ca=ca
+        ) as connection,
         refusals_as_errors(),
     ):
         folder = DeviceState(state)  # behind the lock: two would draw two ids
@@ -149,6 +152,7 @@ def enrol(
         str | None, typer.Option("--server", help="Its address, as `ravan serve` prints it.")
     ] = None,
     state: StateOption = None,
+    ca: CaOption = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -174,7 +178,7 @@ def enrol(
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with FolderLock(state, what="device's", option="--state"):
         key = key_for_enrolment(state, server_address(server))
-        with ServerConnection(server, key=key) as connection, refusals_as_errors():
+        with ServerConnection(server, key=key, ca=ca) as connection, refusals_as_errors():
             found = connection.enrol(token)
             remember_enrolment(state, connection.url, key)
     if as_json:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ravan_edge.cli.common import JsonOption, print_json, say
 from ravan_edge.cli.inspect import plain
-from ravan_edge.cli.operator import ServerOption, TokenFileOption, operator_connection
+from ravan_edge.cli.operator import CaOption, ServerOption, TokenFileOption, operator_connection
 from ravan_edge.device import refusals_as_errors
 from ravan_edge.errors import UsageError
 from ravan_edge.files import write_atomic
@@ -33,6 +33,7 @@ devices = typer.Typer(
 def invite(
     server: ServerOption,
     token_file: TokenFileOption = None,
+    ca: CaOption = None,
     uses: Annotated[
         int, typer.Option("--uses", min=1, max=1_000_000, help="Devices that may use it.")
     ] = 1,
@@ -61,7 +62,7 @@ def invite(
     if out is not None and out.exists():
         raise UsageError("there is a file already", where=str(out), hint="choose another name")
     asked = InviteDevices(uses=uses, valid_seconds=days * _DAY_SECONDS, note=note)
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = connection.invite(asked)
     if out is not None:
         write_atomic(out, [found.token.encode(), b"\n"], private=True)
@@ -79,7 +80,10 @@ def invite(
 
 @devices.command("list")
 def list_devices(
-    server: ServerOption, token_file: TokenFileOption = None, as_json: JsonOption = False
+    server: ServerOption,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show all enrolled devices, in the order in which they came.
 
@@ -87,7 +91,7 @@ def list_devices(
       ravan devices list --server https://ravan.example --token-file operator.token
     """
     found: list[DeviceInfo] = []
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         after: int | None = 0
         while after is not None:
             page = connection.devices(after)
@@ -110,14 +114,17 @@ def list_devices(
 
 @devices.command("invitations")
 def list_invitations(
-    server: ServerOption, token_file: TokenFileOption = None, as_json: JsonOption = False
+    server: ServerOption,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the latest invitations. Their tokens are not kept.
 
     Examples:
       ravan devices invitations --server https://ravan.example --token-file operator.token
     """
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = connection.invitations()
     if as_json:
         print_json({"invitations": [each.model_dump(mode="json") for each in found]})
@@ -139,6 +146,7 @@ def revoke(
     device: Annotated[str, typer.Argument(help="Its id, as `ravan devices list` shows it.")],
     server: ServerOption,
     token_file: TokenFileOption = None,
+    ca: CaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Shut a device out: no more tasks, and what it sent to the open round is not merged.
@@ -154,7 +162,7 @@ def revoke(
             where="DEVICE",
             hint="it has 32 hexadecimal digits: `ravan devices list` shows it",
         )
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = connection.revoke(device)
     if as_json:
         print_json(found.model_dump(mode="json"))

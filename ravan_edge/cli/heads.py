@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ravan_edge.cli.common import JsonOption, print_json
 from ravan_edge.cli.inspect import plain
-from ravan_edge.cli.operator import ServerOption, TokenFileOption, operator_connection
+from ravan_edge.cli.operator import CaOption, ServerOption, TokenFileOption, operator_connection
 from ravan_edge.device import refusals_as_errors
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.memory import format_bytes
@@ -31,14 +31,17 @@ VersionArgument = Annotated[int, typer.Argument(min=0, help="Its number.")]
 
 @heads.command("list")
 def list_versions(
-    server: ServerOption, token_file: TokenFileOption = None, as_json: JsonOption = False
+    server: ServerOption,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show all versions, the latest first.
 
     Examples:
       ravan heads list --server http://127.0.0.1:8750
     """
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = connection.versions()
     if as_json:
         print_json({"versions": [each.model_dump(mode="json") for each in found]})
@@ -65,6 +68,7 @@ def get(
     server: ServerOption,
     out: Annotated[Path, typer.Option("--out", help="Where to save the heads.")],
     token_file: TokenFileOption = None,
+    ca: CaOption = None,
 ) -> None:
     """Download the heads of a version, for `ravan eval`, `predict` or `merge`.
 
@@ -77,7 +81,7 @@ def get(
         raise StorageError(
             "there is no such folder", where=str(out.parent), hint=f"mkdir -p {out.parent}"
         )
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = next((each for each in connection.versions() if each.version == version), None)
         if found is None or not found.available:
             raise UsageError(
@@ -93,6 +97,7 @@ def rollback(
     version: VersionArgument,
     server: ServerOption,
     token_file: TokenFileOption = None,
+    ca: CaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make an older version's heads the latest again, as a new version.
@@ -102,7 +107,7 @@ def rollback(
     Examples:
       ravan heads rollback 12 --server http://127.0.0.1:8750
     """
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = connection.roll_back(version)
     if as_json:
         print_json(found.model_dump(mode="json"))

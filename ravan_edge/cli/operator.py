@@ -12,13 +12,17 @@ from ravan_edge.device import ServerConnection
 from ravan_edge.errors import UsageError
 from ravan_edge.files import storage_errors
 
-__all__ = ["ServerOption", "TokenFileOption", "operator_connection", "read_token"]
+__all__ = ["CaOption", "ServerOption", "TokenFileOption", "operator_connection", "read_token"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,200}")
 _MOST_BYTES = 1000
 
 ServerOption = Annotated[
     str, typer.Option("--server", help="Its address, as `ravan serve` prints it.")
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option("--ca", help="PEM file of an authority that is trusted besides the system's."),
 ]
 TokenFileOption = Annotated[
     Path | None,
@@ -52,7 +56,7 @@ def read_token(content: bytes, where: str) -> str:
     return text
 
 
-def operator_connection(server: str, token_file: Path | None) -> ServerConnection:
+def operator_connection(server: str, token_file: Path | None, ca: Path | None) -> ServerConnection:
     """A connection of an operator's.
 
     Raises:
@@ -60,7 +64,7 @@ def operator_connection(server: str, token_file: Path | None) -> ServerConnectio
         StorageError: The token cannot be read.
     """
     if token_file is None:
-        return ServerConnection(server)
+        return ServerConnection(server, ca=ca)
     with storage_errors(token_file, "read the token"), token_file.open("rb") as file:
         content = file.read(_MOST_BYTES)
-    return ServerConnection(server, token=read_token(content, str(token_file)))
+    return ServerConnection(server, ca=ca, token=read_token(content, str(token_file)))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import typer
 
 from ravan_edge.cli.common import JsonOption, print_json
-from ravan_edge.cli.operator import ServerOption, TokenFileOption, operator_connection
+from ravan_edge.cli.operator import CaOption, ServerOption, TokenFileOption, operator_connection
 from ravan_edge.device import refusals_as_errors
 
 __all__ = ["status"]
 
 
 def status(
-    server: ServerOption, token_file: TokenFileOption = None, as_json: JsonOption = False
+    server: ServerOption,
+    token_file: TokenFileOption = None,
+    ca: CaOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show where a server's rounds stand.
 
@@ -20,7 +23,7 @@ def status(
       ravan status --server http://127.0.0.1:8750
       ravan status --server http://127.0.0.1:8750 --json | jq .version
     """
-    with refusals_as_errors(), operator_connection(server, token_file) as connection:
+    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
         found = connection.status()
     if as_json:
         print_json(found.model_dump(mode="json"))

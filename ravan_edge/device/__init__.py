@@ -1,9 +1,10 @@
 """The device's side of the network: its requests, its folder, its work."""
 
+from ravan_edge.device.address import server_address
 from ravan_edge.device.cache import ArtifactCache
 from ravan_edge.device.client import Device, DeviceReport
 from ravan_edge.device.conditions import ConditionSource, LaptopConditions, TimeWindow
-from ravan_edge.device.connection import ServerConnection, refusals_as_errors, server_address
+from ravan_edge.device.connection import ServerConnection, refusals_as_errors
 from ravan_edge.device.identity import (
     DeviceKey,
     enrolled_key,

@@ -6,9 +6,7 @@ One request is one request here: when to try again is the business of who calls.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +16,9 @@ import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ravan_edge.closing import Closing
+from ravan_edge.device.address import certificate_error, server_address, trusting
 from ravan_edge.device.identity import DeviceKey
-from ravan_edge.errors import NetworkError, ServerRefusedError, UsageError
+from ravan_edge.errors import NetworkError, ServerRefusedError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.protocol import (
     PROTOCOL_VERSION,
@@ -45,7 +44,7 @@ from ravan_edge.protocol import (
     Versions,
 )
 
-__all__ = ["ServerConnection", "refusals_as_errors", "server_address"]
+__all__ = ["ServerConnection", "refusals_as_errors"]
 
 Message = TypeVar("Message", bound=BaseModel)
 
@@ -56,8 +55,6 @@ _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 _RANGE_NOT_SATISFIABLE = 416
 _SERVER_ERROR = 500
-_LARGEST_PORT = 65_535
-_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 @contextmanager
@@ -82,13 +79,16 @@ class ServerConnection(Closing):
     reached or answers nonsense.
 
     Args:
-        url: ``http://HOST:PORT``.
+        url: ``https://HOST:PORT``; ``http`` only to this machine.
         key: The device's, where the server takes only enrolled ones.
         token: The operators', for their requests.
         transport: Instead of the network, for tests.
+        ca: A PEM file of certificate authorities that are trusted besides the system's.
 
     Raises:
-        UsageError: The address is none.
+        UsageError: The address is none, it is one that others could read along, or the file holds no
+            certificate.
+        StorageError: The file cannot be read.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class ServerConnection(Closing):
         *,
         key: DeviceKey | None = None,
         token: str | None = None,
+        ca: Path | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self._key = key
@@ -106,6 +107,7 @@ class ServerConnection(Closing):
         self._client = httpx2.Client(
             base_url=self.url,
             transport=transport,
+            verify=True if ca is None else trusting(ca),
             timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
             # Bytes are compared with digests and counted as they come: nothing between may pack them.
             headers={"accept-encoding": "identity"},
@@ -309,6 +311,13 @@ class ServerConnection(Closing):
         try:
             yield
         except httpx2.TransportError as error:
+            untrusted = certificate_error(error)
+            if untrusted is not None:
+                raise NetworkError(
+                    f"the server's certificate is not trusted: {untrusted.verify_message}",
+                    where=self.url,
+                    hint="check the address; --ca FILE trusts an authority of your own",
+                ) from error
             raise NetworkError(
                 f"the server cannot be reached: {str(error) or type(error).__name__}",
                 where=self.url,
@@ -318,38 +327,6 @@ class ServerConnection(Closing):
 
 def _json(message: BaseModel) -> bytes:
     return message.model_dump_json().encode()
-
-
-def server_address(url: str) -> str:
-    """The address of a server in the one form in which it is kept and compared.
-
-    Raises:
-        UsageError: It is none.
-    """
-    try:
-        parsed = httpx2.URL(url)
-    except httpx2.InvalidURL:
-        parsed = httpx2.URL("")
-    host = parsed.raw_host.decode("ascii", "replace")
-    if (
-        parsed.scheme not in {"http", "https"}
-        or not (_HOST.fullmatch(host) or _is_address(host))
-        or (parsed.port is not None and parsed.port > _LARGEST_PORT)
-    ):
-        raise UsageError(
-            f"{url[:200]!r} is no address of a server",
-            where="--server",
-            hint="use http://HOST:PORT, as `ravan serve` prints it",
-        )
-    return str(parsed).rstrip("/")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _printable(text: str) -> str:

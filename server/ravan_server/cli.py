@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from ravan_edge.artifact import open_artifact
 from ravan_edge.cli.common import DataSettings, takes_settings
-from ravan_edge.errors import DataError, UsageError
+from ravan_edge.errors import DataError
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server.settings import RoundSettings, ServerSettings
 
@@ -47,8 +46,8 @@ def serve(
       ravan serve runs/demo/artifact --state runs/server
       ravan serve ART --state runs/server --goal 20 --rounds 100 --local-steps 50 --lr 1e-3
       ravan serve ART --state runs/server --test test.csv
+      ravan serve ART --state runs/server --tls-certificate chain.pem --tls-key key.pem
     """
-    _check_host(settings.host)
     from ravan_server.serving import serve as run_server
 
     logging.basicConfig(
@@ -75,16 +74,3 @@ def _evaluation(test: Path, reading: DataSettings) -> list[str]:
             words.append(option_name(item.name))
             words += [] if value is True else [str(value)]
     return words
-
-
-def _check_host(host: str) -> None:
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        raise UsageError(
-            "devices are not told apart yet, so only this machine may connect",
-            where=f"--host {host}",
-            hint="use 127.0.0.1",
-        )

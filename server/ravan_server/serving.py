@@ -19,6 +19,7 @@ from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.folder_lock import FolderLock
 from ravan_server.access import Login
 from ravan_server.app import create_app
+from ravan_server.artifact_signature import require_signature
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
 from ravan_server.http_connection import ConnectionLimits
@@ -28,6 +29,7 @@ from ravan_server.parts import Parts
 from ravan_server.replay import ReplayGuard
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
+from ravan_server.tls import tls_context
 
 __all__ = [
     "BLOBS_NAME",
@@ -103,9 +105,14 @@ def serve(
         on_listening: Told the address once connections are taken.
 
     Raises:
-        UsageError: Another process serves this folder, or it belongs to another artifact.
-        StorageError: The folder or the address cannot be used.
+        ArtifactError: Other machines can reach it, and the artifact is not signed.
+        UsageError: Another process serves this folder, it belongs to another artifact, or what should be a
+            certificate is none.
+        StorageError: The folder, the address or a file cannot be used.
     """
+    tls = tls_context(settings)
+    if settings.exposed:
+        require_signature(artifact)
     with storage_errors(state, "make the state folder"):
         # Only for its owner: it holds updates, and the operators' token.
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,9 +128,10 @@ def serve(
                 coordinator,
                 settings.uploads_in_memory * 1_000_000,
                 login=_login(coordinator, state, settings),
-                local_only=settings.local_only,
+                local_only=not settings.exposed,
+                behind_proxy=settings.behind_proxy,
             )
-            server = http_server(app, limits)
+            server = http_server(app, limits, tls)
             host, port = listening[0].getsockname()[:2]
 
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
@@ -133,7 +141,8 @@ def serve(
 
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, end)
-            on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            scheme = "http" if tls is None else "https"
+            on_listening(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
             gc.collect()
             gc.freeze()  # what is there now stays: a search for garbage need not look at it
             server.run(sockets=listening)
@@ -177,7 +186,9 @@ def _limits(settings: ServerSettings) -> ConnectionLimits:
                 most,
                 settings.connections,
             )
-    return ConnectionLimits(connections=most, per_address=settings.connections_per_address)
+    # Of a proxy all connections come from one address.
+    share = None if settings.behind_proxy else settings.connections_per_address
+    return ConnectionLimits(connections=most, per_address=share)
 
 
 def _listen(settings: ServerSettings) -> list[socket.socket]:

@@ -86,7 +86,11 @@ class RoundSettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What else a server can be told."""
+    """What else a server can be told.
+
+    Raises:
+        UsageError: A number is out of range, or one of two files is missing; names the option.
+    """
 
     rounds: int = option(
         30, "Rounds; each ends in one merge.", minimum=1, maximum=1_000_000, group=_ROUNDS
@@ -132,6 +136,19 @@ class ServerSettings:
     port: int = option(
         8750, "Port to listen on; 0: any free one.", minimum=0, maximum=65_535, group=_NETWORK
     )
+    tls_certificate: str | None = option(
+        None,
+        "PEM file of the server's certificate and those that signed it: devices connect by https.",
+        group=_NETWORK,
+    )
+    tls_key: str | None = option(
+        None, "PEM file of the certificate's key, without a password.", group=_NETWORK
+    )
+    behind_proxy: bool = option(
+        False,
+        "TLS ends in a proxy in front, which says in x-forwarded-for who a client is.",
+        group=_NETWORK,
+    )
     check_ins_per_second: float = option(
         50.0,
         "How many devices a second are asked to come back, at most.",
@@ -164,16 +181,35 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        for has, needs, name in (
+            (self.tls_certificate, self.tls_key, "--tls-key"),
+            (self.tls_key, self.tls_certificate, "--tls-certificate"),
+        ):
+            if has is not None and needs is None:
+                raise UsageError(
+                    "is needed, too", where=name, hint="a certificate and its key go together"
+                )
+        if not self._is_loopback and self.tls_certificate is None and not self.behind_proxy:
+            raise UsageError(
+                "other machines can connect there, and anybody between could read along",
+                where=f"--host {self.host}",
+                hint="give --tls-certificate and --tls-key; or --behind-proxy, where a proxy in front "
+                "does TLS; or use 127.0.0.1",
+            )
 
     @property
-    def local_only(self) -> bool:
-        """Whether only this machine can connect."""
+    def _is_loopback(self) -> bool:
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     @property
+    def exposed(self) -> bool:
+        """Whether others than this machine's users may reach it."""
+        return not self._is_loopback or self.behind_proxy or self.tls_certificate is not None
+
+    @property
     def login(self) -> bool:
-        """Whether requests must say who makes them: always where others can connect."""
-        return self.enrolment or not self.local_only
+        """Whether requests must say who makes them: always where others may reach it."""
+        return self.enrolment or self.exposed

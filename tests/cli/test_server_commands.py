@@ -54,7 +54,7 @@ def serving(artifact: Path, state: Path, *words: object) -> Iterator[Server]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("listening on http://"), log.read_text()
+        assert line.startswith(("listening on http://", "listening on https://")), log.read_text()
         yield Server(line.split()[-1], process, log)
     finally:
         process.kill()
@@ -232,7 +232,7 @@ def test_another_host_than_this_machine(
 ) -> None:
     call = ravan(capsys, "serve", artifact, "--state", tmp_path / "state", "--host", host)
     assert call.code == 2
-    assert "only this machine may connect" in call.err
+    assert "other machines can connect there" in call.err
     assert not (tmp_path / "state").exists()
 
 

@@ -38,7 +38,7 @@ from tests.device.fake_server import response
 from tests.server.server_kit import Clock, listening, opened_server
 
 OPERATOR = "the-token-of-the-operators-0123456789"
-URL = "http://server.test:8750"
+URL = "https://server.test:8750"
 
 
 @contextmanager
@@ -145,13 +145,13 @@ def test_an_enrolment_whose_answer_was_lost_goes_on_with_the_same_key(
 
 
 def test_a_server_never_sees_the_key_for_another(tmp_path: Path) -> None:
-    first = key_for_enrolment(tmp_path, "http://first.test")
-    assert key_for_enrolment(tmp_path, "http://first.test").device == first.device
-    second = key_for_enrolment(tmp_path, "http://second.test")
+    first = key_for_enrolment(tmp_path, "https://first.test")
+    assert key_for_enrolment(tmp_path, "https://first.test").device == first.device
+    second = key_for_enrolment(tmp_path, "https://second.test")
     assert second.device != first.device
-    remember_enrolment(tmp_path, "http://second.test", second)
-    with pytest.raises(UsageError, match=r"enrolled at http://second\.test, not at http://first"):
-        enrolled_key(tmp_path, "http://first.test")
+    remember_enrolment(tmp_path, "https://second.test", second)
+    with pytest.raises(UsageError, match=r"enrolled at https://second\.test, not at https://first"):
+        enrolled_key(tmp_path, "https://first.test")
 
 
 def test_the_key_is_for_its_owner_only(tmp_path: Path) -> None:
