@@ -18,6 +18,7 @@ from ravan_edge.cli.common import (
     say,
     takes_settings,
 )
+from ravan_edge.cli.status import CaOption
 from ravan_edge.data import Dataset, SomeRows, part_of
 from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
 from ravan_edge.device.connection import refusals_as_errors
@@ -57,6 +58,7 @@ def run(
         ),
     ] = None,
     state: StateOption = None,
+    ca: CaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train for a server on rows that never leave this machine.
@@ -85,7 +87,7 @@ def run(
         state.mkdir(parents=True, exist_ok=True)
     with (
         FolderLock(state, what="device's", option="--state"),
-        ServerConnection(server) as connection,
+        ServerConnection(server, ca=ca) as connection,
         refusals_as_errors(),
     ):
         folder = DeviceState(state)  # behind the lock: two would draw two ids

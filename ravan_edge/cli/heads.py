@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ravan_edge.cli.common import JsonOption, print_json
 from ravan_edge.cli.inspect import plain
-from ravan_edge.cli.status import ServerOption
+from ravan_edge.cli.status import CaOption, ServerOption
 from ravan_edge.device import ServerConnection, refusals_as_errors
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.memory import format_bytes
@@ -30,13 +30,13 @@ VersionArgument = Annotated[int, typer.Argument(min=0, help="Its number.")]
 
 
 @heads.command("list")
-def list_versions(server: ServerOption, as_json: JsonOption = False) -> None:
+def list_versions(server: ServerOption, ca: CaOption = None, as_json: JsonOption = False) -> None:
     """Show all versions, the latest first.
 
     Examples:
       ravan heads list --server http://127.0.0.1:8750
     """
-    with refusals_as_errors(), ServerConnection(server) as connection:
+    with refusals_as_errors(), ServerConnection(server, ca=ca) as connection:
         found = connection.versions()
     if as_json:
         print_json({"versions": [each.model_dump(mode="json") for each in found]})
@@ -62,6 +62,7 @@ def get(
     version: VersionArgument,
     server: ServerOption,
     out: Annotated[Path, typer.Option("--out", help="Where to save the heads.")],
+    ca: CaOption = None,
 ) -> None:
     """Download the heads of a version, for `ravan eval`, `predict` or `merge`.
 
@@ -74,7 +75,7 @@ def get(
         raise StorageError(
             "there is no such folder", where=str(out.parent), hint=f"mkdir -p {out.parent}"
         )
-    with refusals_as_errors(), ServerConnection(server) as connection:
+    with refusals_as_errors(), ServerConnection(server, ca=ca) as connection:
         found = next((each for each in connection.versions() if each.version == version), None)
         if found is None or not found.available:
             raise UsageError(
@@ -86,7 +87,9 @@ def get(
 
 
 @heads.command("rollback")
-def rollback(version: VersionArgument, server: ServerOption, as_json: JsonOption = False) -> None:
+def rollback(
+    version: VersionArgument, server: ServerOption, ca: CaOption = None, as_json: JsonOption = False
+) -> None:
     """Make an older version's heads the latest again, as a new version.
 
     The round that is running ends, and begins again from these heads.
@@ -94,7 +97,7 @@ def rollback(version: VersionArgument, server: ServerOption, as_json: JsonOption
     Examples:
       ravan heads rollback 12 --server http://127.0.0.1:8750
     """
-    with refusals_as_errors(), ServerConnection(server) as connection:
+    with refusals_as_errors(), ServerConnection(server, ca=ca) as connection:
         found = connection.roll_back(version)
     if as_json:
         print_json(found.model_dump(mode="json"))

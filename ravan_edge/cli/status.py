@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,21 +10,26 @@ import typer
 from ravan_edge.cli.common import JsonOption, print_json
 from ravan_edge.device import ServerConnection, refusals_as_errors
 
-__all__ = ["ServerOption", "status"]
+__all__ = ["CaOption", "ServerOption", "status"]
 
 ServerOption = Annotated[
     str, typer.Option("--server", help="Its address, as `ravan serve` prints it.")
 ]
 
+CaOption = Annotated[
+    Path | None,
+    typer.Option("--ca", help="PEM file of an authority that is trusted besides the system's."),
+]
 
-def status(server: ServerOption, as_json: JsonOption = False) -> None:
+
+def status(server: ServerOption, ca: CaOption = None, as_json: JsonOption = False) -> None:
     """Show where a server's rounds stand.
 
     Examples:
       ravan status --server http://127.0.0.1:8750
       ravan status --server http://127.0.0.1:8750 --json | jq .version
     """
-    with refusals_as_errors(), ServerConnection(server) as connection:
+    with refusals_as_errors(), ServerConnection(server, ca=ca) as connection:
         found = connection.status()
     if as_json:
         print_json(found.model_dump(mode="json"))

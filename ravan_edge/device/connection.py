@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,19 +73,29 @@ class ServerConnection(Closing):
     reached or answers nonsense.
 
     Args:
-        url: ``http://HOST:PORT``.
+        url: ``https://HOST:PORT``; ``http`` only to this machine.
         transport: Instead of the network, for tests.
+        ca: A PEM file of certificate authorities that are trusted besides the system's.
 
     Raises:
-        UsageError: The address is none.
+        UsageError: The address is none, it is one that others could read along, or the file holds no
+            certificate.
+        StorageError: The file cannot be read.
     """
 
-    def __init__(self, url: str, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        transport: httpx2.BaseTransport | None = None,
+        *,
+        ca: Path | None = None,
+    ) -> None:
         parsed = _parsed(url)
         self.url = str(parsed).rstrip("/")
         self._client = httpx2.Client(
             base_url=self.url,
             transport=transport,
+            verify=True if ca is None else _trusting(ca),
             timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
             # Bytes are compared with digests and counted as they come: nothing between may pack them.
             headers={"accept-encoding": "identity"},
@@ -234,6 +245,13 @@ class ServerConnection(Closing):
         try:
             yield
         except httpx2.TransportError as error:
+            untrusted = _untrusted(error)
+            if untrusted is not None:
+                raise NetworkError(
+                    f"the server's certificate is not trusted: {untrusted.verify_message}",
+                    where=self.url,
+                    hint="check the address; --ca FILE trusts an authority of your own",
+                ) from error
             raise NetworkError(
                 f"the server cannot be reached: {str(error) or type(error).__name__}",
                 where=self.url,
@@ -257,7 +275,43 @@ def _parsed(url: str) -> httpx2.URL:
             where="--server",
             hint="use http://HOST:PORT, as `ravan serve` prints it",
         )
+    if parsed.scheme == "http" and not _is_loopback(host):
+        raise UsageError(
+            f"{url[:200]!r} would send updates and tokens for all to read",
+            where="--server",
+            hint="use https://; http:// is for servers of this machine (127.0.0.1)",
+        )
     return parsed
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _trusting(ca: Path) -> ssl.SSLContext:
+    """The system's authorities and these."""
+    with storage_errors(ca, "read the file"):
+        content = ca.read_bytes()
+    context = httpx2.create_ssl_context(trust_env=False)
+    try:
+        context.load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise UsageError(
+            "holds no certificate in PEM",
+            where=f"--ca {ca}",
+            hint="give the certificate of the authority, which begins with -----BEGIN CERTIFICATE-----",
+        ) from None
+    return context
+
+
+def _untrusted(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """What is behind an error, if it is a certificate."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _is_address(host: str) -> bool:

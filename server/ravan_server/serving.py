@@ -25,6 +25,7 @@ from ravan_server.http_server import BACKLOG, http_server
 from ravan_server.parts import Parts
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
+from ravan_server.tls import tls_context
 
 __all__ = [
     "BLOBS_NAME",
@@ -100,9 +101,11 @@ def serve(
         on_listening: Told the address once connections are taken.
 
     Raises:
-        UsageError: Another process serves this folder, or it belongs to another artifact.
-        StorageError: The folder or the address cannot be used.
+        UsageError: Another process serves this folder, it belongs to another artifact, or what should be a
+            certificate is none.
+        StorageError: The folder, the address or a file cannot be used.
     """
+    tls = tls_context(settings)
     with storage_errors(state, "make the state folder"):
         state.mkdir(parents=True, exist_ok=True)
         sync_folder(state.resolve().parent)
@@ -113,8 +116,13 @@ def serve(
         coordinator = open_coordinator(artifact, state, rounds, settings, evaluation=evaluation)
         coordinator.start()
         try:
-            app = create_app(coordinator, settings.uploads_in_memory * 1_000_000, local_only=True)
-            server = http_server(app, limits)
+            app = create_app(
+                coordinator,
+                settings.uploads_in_memory * 1_000_000,
+                local_only=tls is None and not settings.behind_proxy,
+                behind_proxy=settings.behind_proxy,
+            )
+            server = http_server(app, limits, tls)
             host, port = listening[0].getsockname()[:2]
 
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
@@ -124,7 +132,8 @@ def serve(
 
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, end)
-            on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            scheme = "http" if tls is None else "https"
+            on_listening(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
             gc.collect()
             gc.freeze()  # what is there now stays: a search for garbage need not look at it
             server.run(sockets=listening)
@@ -150,7 +159,9 @@ def _limits(settings: ServerSettings) -> ConnectionLimits:
                 most,
                 settings.connections,
             )
-    return ConnectionLimits(connections=most, per_address=settings.connections_per_address)
+    # Of a proxy all connections come from one address.
+    share = None if settings.behind_proxy else settings.connections_per_address
+    return ConnectionLimits(connections=most, per_address=share)
 
 
 def _listen(settings: ServerSettings) -> list[socket.socket]:

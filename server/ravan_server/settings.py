@@ -83,7 +83,11 @@ class RoundSettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What else a server can be told."""
+    """What else a server can be told.
+
+    Raises:
+        UsageError: A number is out of range, or one of two files is missing; names the option.
+    """
 
     rounds: int = option(
         30, "Rounds; each ends in one merge.", minimum=1, maximum=1_000_000, group=_ROUNDS
@@ -111,6 +115,19 @@ class ServerSettings:
     host: str = option("127.0.0.1", "Address to listen on.", group=_NETWORK)
     port: int = option(
         8750, "Port to listen on; 0: any free one.", minimum=0, maximum=65_535, group=_NETWORK
+    )
+    tls_certificate: str | None = option(
+        None,
+        "PEM file of the server's certificate and those that signed it: devices connect by https.",
+        group=_NETWORK,
+    )
+    tls_key: str | None = option(
+        None, "PEM file of the certificate's key, without a password.", group=_NETWORK
+    )
+    behind_proxy: bool = option(
+        False,
+        "TLS ends in a proxy in front, which says in x-forwarded-for who a client is.",
+        group=_NETWORK,
     )
     check_ins_per_second: float = option(
         50.0,
@@ -144,3 +161,11 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
+        for has, needs, name in (
+            (self.tls_certificate, self.tls_key, "--tls-key"),
+            (self.tls_key, self.tls_certificate, "--tls-certificate"),
+        ):
+            if has is not None and needs is None:
+                raise UsageError(
+                    "is needed, too", where=name, hint="a certificate and its key go together"
+                )

@@ -54,7 +54,7 @@ def serving(artifact: Path, state: Path, *words: object) -> Iterator[Server]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("listening on http://"), log.read_text()
+        assert line.startswith(("listening on http://", "listening on https://")), log.read_text()
         yield Server(line.split()[-1], process, log)
     finally:
         process.kill()

@@ -12,7 +12,7 @@ from ravan_edge.device import ServerConnection
 
 __all__ = ["CONTENT", "DIGEST", "URL", "BlobServer", "Pieces", "always", "connection", "response"]
 
-URL = "http://server.test:8750"
+URL = "https://server.test:8750"
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 

@@ -182,10 +182,26 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("url", ["http://[::1]:8750", "http://192.0.2.1", "https://a-b.test:443"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:8750", "http://127.0.0.2", "http://LocalHost:1", "https://a-b.test:443"]
+)
 def test_what_is_one_is_taken(url: str) -> None:
     with ServerConnection(url) as server:
-        assert server.url == url.removesuffix(":443")
+        assert server.url == url.removesuffix(":443").lower()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://192.0.2.1",
+        "http://server.test:8750",
+        "http://localhost.test",
+        "http://[2001:db8::1]",
+    ],
+)
+def test_nothing_is_sent_where_others_can_read_it(url: str) -> None:
+    with pytest.raises(UsageError, match=r"for all to read.*https://"):
+        ServerConnection(url)
 
 
 def test_no_environment_sends_requests_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def answering(status: int, content: str) -> ServerConnection:
     def answer(_: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(status, content=iter([content.encode()]))
 
-    return ServerConnection("http://server.example", httpx2.MockTransport(answer))
+    return ServerConnection("https://server.example", httpx2.MockTransport(answer))
 
 
 def test_a_refusal_cannot_command_the_terminal() -> None:

@@ -44,7 +44,7 @@ def test_every_option_is_there_and_no_other() -> None:
 def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerSettings]) -> None:
     for item, _ in option_infos(kind):
         row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)
-        assert row.split("|")[2].strip() == _shown(item.default), item.name
+        assert row.split("|")[2].strip() == _shown(item.name, item.default), item.name
 
 
 def test_every_limit_of_a_connection_is_on_both_pages() -> None:
@@ -60,6 +60,7 @@ def test_every_limit_of_a_connection_is_on_both_pages() -> None:
         assert f"{limits.idle_seconds:g} seconds" in page
         assert f"{limits.unread_seconds:g} seconds" in page
         assert f"| {limits.sent_ahead}" in page
+    assert f"the handshake of TLS | {limits.handshake_seconds:g} seconds" in network
     assert f"at most {2 * limits.body_seconds:g} seconds" in network
     for reason in re.findall(r"`([a-z_]+)` \((\d+)\)", network):
         assert reason[0] in set(Reason)
@@ -71,9 +72,9 @@ def test_every_limit_of_a_connection_is_on_both_pages() -> None:
     )
 
 
-def _shown(default: object) -> str:
+def _shown(name: str, default: object) -> str:
     if default is None:
-        return "the goal"  # of --minimum
+        return "the goal" if name == "minimum" else ""
     if isinstance(default, bool):
         return "yes" if default else "no"
     return f"{default:g}" if isinstance(default, float) else str(default)

@@ -1,0 +1,164 @@
+"""TLS: the server's files, and what a client makes of them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+
+from ravan_edge.device import ServerConnection
+from ravan_edge.errors import NetworkError, StorageError, UsageError
+from ravan_server.http_connection import ConnectionLimits
+from ravan_server.http_server import http_server
+from ravan_server.settings import ServerSettings
+from ravan_server.tls import tls_context
+from tests.server.conftest import Served
+from tests.server.devices import offered, update_of
+
+
+@dataclass(frozen=True)
+class Files:
+    """Of an authority, and of a server that it signed."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    @property
+    def settings(self) -> ServerSettings:
+        return ServerSettings(tls_certificate=str(self.certificate), tls_key=str(self.key))
+
+
+def make_files(folder: Path, *names: str) -> Files:
+    folder.mkdir()
+    authority = trustme.CA()
+    issued = authority.issue_cert(*names)
+    found = Files(folder / "ca.pem", folder / "chain.pem", folder / "key.pem")
+    authority.cert_pem.write_to_path(found.authority)
+    issued.private_key_pem.write_to_path(found.key)
+    for pem in issued.cert_chain_pems:
+        pem.write_to_path(found.certificate, append=True)
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return make_files(tmp_path_factory.mktemp("tls") / "files", "127.0.0.1")
+
+
+@pytest.fixture
+def address(served: Served, files: Files) -> Iterator[tuple[str, int]]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    limits = ConnectionLimits(handshake_seconds=0.5, sweep_seconds=0.05)
+    server = http_server(served.app, limits, tls_context(files.settings))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_an_update_through_tls(served: Served, files: Files, address: tuple[str, int]) -> None:
+    offer = offered(served.client)
+    body = update_of(served.artifact, offer)
+    with ServerConnection(f"https://127.0.0.1:{address[1]}", ca=files.authority) as server:
+        assert server.status().training == 1
+        assert server.upload(offer.task, body).status == "accepted"
+
+
+def test_a_certificate_that_nobody_trusts_names_the_option(address: tuple[str, int]) -> None:
+    with (
+        ServerConnection(f"https://127.0.0.1:{address[1]}") as server,
+        pytest.raises(NetworkError, match=r"not trusted.*--ca FILE") as caught,
+    ):
+        server.status()
+    assert caught.value.exit_code == 9
+
+
+def test_another_authority_and_another_name_are_not_trusted(
+    tmp_path: Path, files: Files, address: tuple[str, int]
+) -> None:
+    other = make_files(tmp_path / "other", "127.0.0.1")
+    for url, authority in (
+        (f"https://127.0.0.1:{address[1]}", other.authority),
+        (f"https://localhost:{address[1]}", files.authority),
+    ):
+        with (
+            ServerConnection(url, ca=authority) as server,
+            pytest.raises(NetworkError, match="not trusted"),
+        ):
+            server.status()
+
+
+def test_http_to_a_server_with_tls_is_no_answer(address: tuple[str, int]) -> None:
+    with (
+        ServerConnection(f"http://127.0.0.1:{address[1]}") as server,
+        pytest.raises(NetworkError),
+    ):
+        server.status()
+
+
+def test_who_does_not_shake_hands_is_cut(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=60) as connection:
+        assert connection.recv(1) == b""
+
+
+def test_old_versions_are_not_spoken(files: Files, address: tuple[str, int]) -> None:
+    context = ssl.create_default_context(cafile=files.authority)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with (
+        socket.create_connection(address, timeout=60) as connection,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        context.wrap_socket(connection, server_hostname="127.0.0.1")
+
+
+def test_both_files_or_none(files: Files) -> None:
+    assert tls_context(ServerSettings()) is None
+    with pytest.raises(UsageError, match="--tls-key"):
+        ServerSettings(tls_certificate=str(files.certificate))
+    with pytest.raises(UsageError, match="--tls-certificate"):
+        ServerSettings(tls_key=str(files.key))
+
+
+def test_files_that_are_no_certificate(tmp_path: Path, files: Files) -> None:
+    other = make_files(tmp_path / "other", "127.0.0.1")
+    text = tmp_path / "text"
+    text.write_text("hello")
+    for certificate, key, found in (
+        (files.certificate, other.key, "not the one of the certificate"),
+        (text, files.key, "no certificate"),
+        (files.certificate, text, "no certificate"),
+        (files.certificate, files.certificate, "no certificate"),
+    ):
+        settings = ServerSettings(tls_certificate=str(certificate), tls_key=str(key))
+        with pytest.raises(UsageError, match=found) as caught:
+            tls_context(settings)
+        assert str(key) in str(caught.value)
+        assert "PEM" in str(caught.value)
+    with pytest.raises(StorageError, match="nowhere"):
+        tls_context(
+            ServerSettings(tls_certificate=str(tmp_path / "nowhere"), tls_key=str(files.key))
+        )
+
+
+def test_an_authority_that_is_none(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    for content in (b"hello", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nAAAA\n"):
+        text.write_bytes(content)
+        with pytest.raises(UsageError, match=r"--ca .*text.*no certificate"):
+            ServerConnection("https://server.test", ca=text)
+    with pytest.raises(StorageError, match="nowhere"):
+        ServerConnection("https://server.test", ca=tmp_path / "nowhere")
