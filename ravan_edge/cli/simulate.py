@@ -76,6 +76,8 @@ def simulate(
         --partition dirichlet:0.3 --per-round 3 --rounds 30 --local-steps 50 --lr 1e-3
       ravan simulate ART --train mails.csv --out runs/users --partition column:sender
         --head-budgets 1:0.25,3:0.5,4:0.25 --drop-out 0.1 --deadline-seconds 600
+      ravan simulate ART --train train.csv --out runs/buffered --mode async --per-round 20
+        --buffer 10 --max-staleness 20
       ravan simulate ART --train train.csv --out runs/real --per-round 3 --rounds 30 --lr 1e-3
         --server http://127.0.0.1:8750
     """
@@ -116,7 +118,8 @@ def outcome_lines(request: SimulationRequest, summary: Mapping[str, Any]) -> Ite
         f"{model / upload:,.1f} times an update)"
     )
     devices = summary["devices"]
-    missing = {name: devices[name] for name in ("late", "dropped_out", "bad_numbers", "crashed")}
+    names = ("late", "dropped_out", "bad_numbers", "crashed", "stale")
+    missing = {name: devices.get(name, 0) for name in names}
     if any(missing.values()):
         yield "Left out  " + ", ".join(
             f"{count} {name.replace('_', ' ')}" for name, count in missing.items() if count

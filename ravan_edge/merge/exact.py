@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.errors import NumericsError
+from ravan_edge.merge.weight import MOST_COUNTED, PLAIN, Weight
 from ravan_edge.methods.layout import Piece, Vector
 
 __all__ = ["DEFAULT_BOUND_EXPONENT", "ExactSum", "MergeScale"]
@@ -34,7 +35,7 @@ _SCRATCH = _Scratch()
 
 @dataclass(frozen=True, slots=True)
 class MergeScale:
-    """The fixed-point scale of one round: q = round(D * 2^power), |D| < 2^bound_exponent.
+    """The fixed-point scale of one round: q = round(D n w * 2^power), |D| < 2^bound_exponent.
 
     >>> MergeScale.for_cohort(3).power
     54
@@ -47,14 +48,22 @@ class MergeScale:
     def for_cohort(
         cls, most_devices: int, bound_exponent: int = DEFAULT_BOUND_EXPONENT
     ) -> MergeScale:
-        """The finest scale with which ``most_devices`` differences cannot overflow an int64."""
-        if most_devices < 1:
-            raise ValueError(f"a cohort of {most_devices} devices")
+        """The finest scale with which ``most_devices`` differences cannot overflow an int64.
+
+        Args:
+            most_devices: How many of them, or the most that their counts can add up to.
+            bound_exponent: Of the bound on |D|.
+
+        Raises:
+            ValueError: There is none, or they are more than ``MOST_COUNTED``.
+        """
+        if not 1 <= most_devices <= MOST_COUNTED:
+            raise ValueError(f"a cohort of {most_devices} devices, expected 1 to {MOST_COUNTED}")
         return cls(_SUM_BITS - bound_exponent - (most_devices - 1).bit_length(), bound_exponent)
 
     @property
     def most_devices(self) -> int:
-        """How many differences a sum of this scale can hold for certain: N rounded up to 2^k.
+        """How many differences (or counts) a sum of this scale holds for certain: N rounded up to 2^k.
 
         >>> MergeScale.for_cohort(100).most_devices
         128
@@ -69,7 +78,7 @@ class ExactSum:
     Attributes:
         scale: The round's fixed-point scale.
         total: Int64 [parameters], the sum of the scaled differences.
-        trainers: Int32 [parameters], how many devices trained each number.
+        trainers: Int32 [parameters], how many devices trained each number, each as often as it counts.
     """
 
     scale: MergeScale
@@ -81,12 +90,16 @@ class ExactSum:
         """The sum of no differences."""
         return cls(scale, np.zeros(parameters, np.int64), np.zeros(parameters, np.int32))
 
-    def add(self, difference: Vector, mask: NDArray[np.bool_] | None) -> None:
+    def add(
+        self, difference: Vector, mask: NDArray[np.bool_] | None, weight: Weight = PLAIN
+    ) -> None:
         """Add one device's difference, in place.
 
         Args:
             difference: Float32 [parameters].
             mask: Bool [parameters], which numbers it trained; None: all of them.
+            weight: How much it counts. The caller keeps to the scale: all counts of a sum together are
+                at most its ``most_devices``.
 
         Raises:
             NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
@@ -95,14 +108,22 @@ class ExactSum:
         if difference.shape != self.total.shape:
             raise ValueError(f"{difference.shape} numbers for a sum of {self.total.shape}")
         if mask is None:
-            self.add_pieces(difference, [Piece(0, 0, len(difference))], [slice(0, len(difference))])
+            whole = slice(0, len(difference))
+            self.add_pieces(difference, [Piece(0, 0, len(difference))], [whole], weight)
             return
         largest = self._largest(difference)  # also of what is masked: NaN times 0 is NaN
         masked = np.multiply(difference, mask)
-        self._add_block_by_block(masked, [Piece(0, 0, len(masked))], largest)
-        np.add(self.trainers, mask, out=self.trainers, casting="unsafe")
+        self._add_block_by_block(masked, [Piece(0, 0, len(masked))], largest, weight)
+        counted = mask if weight.count == 1 else mask * np.int32(weight.count)
+        np.add(self.trainers, counted, out=self.trainers, casting="unsafe")
 
-    def add_pieces(self, data: Vector, pieces: Sequence[Piece], trained: Sequence[slice]) -> None:
+    def add_pieces(
+        self,
+        data: Vector,
+        pieces: Sequence[Piece],
+        trained: Sequence[slice],
+        weight: Weight = PLAIN,
+    ) -> None:
         """Add one device's difference in place, from numbers in the order of its file.
 
         Args:
@@ -110,6 +131,7 @@ class ExactSum:
             pieces: Which numbers of the data belong where, ascending by ``begin``. None overlap, in the
                 data or in the sum. What no piece has is 0.
             trained: Which numbers the device trained, as ranges of the sum that do not overlap.
+            weight: How much it counts, as in :meth:`add`.
 
         Raises:
             NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
@@ -122,9 +144,9 @@ class ExactSum:
         ) or any(place.start < 0 or place.stop > most for place in trained):
             raise ValueError(f"a piece of a difference ends behind the {most} numbers of the sum")
         # All are looked at before one is added: a refused update leaves no trace.
-        self._add_block_by_block(data, pieces, self._largest(data))
+        self._add_block_by_block(data, pieces, self._largest(data), weight)
         for place in trained:
-            self.trainers[place] += 1
+            self.trainers[place] += weight.count
 
     def _largest(self, values: Vector) -> float:
         """The largest |D|, if it is below the bound.
@@ -143,13 +165,15 @@ class ExactSum:
             )
         return largest
 
-    def _add_block_by_block(self, data: Vector, pieces: Sequence[Piece], largest: float) -> None:
+    def _add_block_by_block(
+        self, data: Vector, pieces: Sequence[Piece], largest: float, weight: Weight
+    ) -> None:
         """Round block after block of the data, and add what lies in it of each piece."""
         next_piece = 0
         for first in range(0, len(data), _BLOCK):
             block = data[first : first + _BLOCK]
             end = first + len(block)
-            q = self._rounded(block, largest)
+            q = self._rounded(block, largest, weight)
             while next_piece < len(pieces) and pieces[next_piece].begin < end:
                 start, begin, size = pieces[next_piece]
                 low, high = max(begin, first), min(begin + size, end)
@@ -159,8 +183,10 @@ class ExactSum:
                     break  # the rest of it lies in the next block
                 next_piece += 1
 
-    def _rounded(self, block: Vector, largest: float) -> NDArray[np.int64]:
-        """q = round_half_even(D 2^p), int64, for float32 [at most a block] of at most ``largest``.
+    def _rounded(self, block: Vector, largest: float, weight: Weight) -> NDArray[np.int64]:
+        """q = round_half_even(D n w 2^p), int64, for float32 [at most a block] of at most ``largest``.
+
+        D n is exact in float64 (24 and 27 bits), so D n w is rounded once, to float64.
 
         A float64 between 2^(52-p) and 2^(53-p) has a spacing of 2^-p, and the bits of two such numbers,
         read as integers, differ by as many as there are steps between them. So for |D| < 2^(51-p) (4,
@@ -173,6 +199,10 @@ class ExactSum:
         power = self.scale.power
         wide = _SCRATCH.wide[: len(block)]
         wide[...] = block
+        if weight is not PLAIN:
+            np.multiply(wide, float(weight.count), out=wide)
+            np.multiply(wide, weight.share, out=wide)
+            largest = largest * weight.count * weight.share
         if largest < 2.0 ** (51 - power):
             middle = np.float64(1.5 * 2.0 ** (52 - power))
             np.add(wide, middle, out=wide)
@@ -194,7 +224,7 @@ class ExactSum:
     def apply(self, heads: Vector) -> Vector:
         """The merged heads: heads + mean of the differences; bits stay where nobody trained.
 
-        H <- float32(float64(H) + float64(S) 2^-p / count)
+        H <- float32(float64(H) + float64(S) 2^-p / count); nothing divides by the factors of weights.
         """
         merged = heads.copy()
         for begin in range(0, heads.size, _BLOCK):

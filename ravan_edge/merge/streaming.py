@@ -18,26 +18,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import repeat
 
 from ravan_edge.errors import NumericsError
 from ravan_edge.merge.exact import ExactSum, MergeScale
+from ravan_edge.merge.weight import PLAIN, Weight
 from ravan_edge.protocol import UpdateInfo, UpdateReader, UpdateView
 
 __all__ = ["add_update", "sum_updates"]
 
 
 def add_update(
-    total: ExactSum, content: bytes | memoryview, reader: UpdateReader, *, where: str = "update"
+    total: ExactSum,
+    content: bytes | memoryview,
+    reader: UpdateReader,
+    *,
+    weight: Weight = PLAIN,
+    where: str = "update",
 ) -> UpdateInfo:
     """Check the bytes of an update and add its difference to ``total``, in place.
 
-    The result is bitwise that of ``total.add(update.difference, update.mask)`` with ``update =
+    The result is bitwise that of ``total.add(update.difference, update.mask, weight)`` with ``update =
     reader.decode(content)``. ``content`` is not needed afterwards: its buffer can be used again.
 
     Args:
         total: A sum over the parameters of the reader's method.
         content: The whole file.
         reader: Of the artifact.
+        weight: How much it counts.
         where: How errors call the update.
 
     Raises:
@@ -45,14 +53,17 @@ def add_update(
         TensorFileError: As there; a NaN or an infinity too.
         NumericsError: A number is not below the bound.
     """
-    view = _add_numbers(total, content, reader, where)
+    view = _add_numbers(total, content, reader, where, weight)
     for place in view.places:
-        total.trainers[place] += 1
+        total.trainers[place] += weight.count
     return view.info
 
 
 def sum_updates(
-    updates: Iterable[tuple[str, bytes | memoryview]], reader: UpdateReader, scale: MergeScale
+    updates: Iterable[tuple[str, bytes | memoryview]],
+    reader: UpdateReader,
+    scale: MergeScale,
+    weights: Iterable[Weight] | None = None,
 ) -> ExactSum:
     """The exact sum of the updates of a round.
 
@@ -63,34 +74,46 @@ def sum_updates(
             is asked for. See :meth:`UpdateReader.contents`.
         reader: Of the artifact.
         scale: Of the round.
+        weights: How much each update counts; None: each counts once.
 
     Raises:
         ArtifactError: As :func:`add_update`.
         TensorFileError: As there.
         NumericsError: As there.
-        ValueError: There are more updates than the scale can hold.
+        ValueError: There are more updates, or they count more, than the scale can hold; or not as
+            many weights as updates.
     """
     total = ExactSum.empty(reader.method.layout.size, scale)
     # Most devices train the same ranges. They are counted as such: to count up each number for each
     # device takes a tenth of the time of the merge.
     trained: Counter[tuple[int, int]] = Counter()
-    for number, (where, content) in enumerate(updates):
-        if number == scale.most_devices:
-            raise ValueError(f"more than {number} updates, for which the scale was chosen")
-        view = _add_numbers(total, content, reader, where)
-        trained.update((place.start, place.stop) for place in view.places)
+    counted = 0
+    each = repeat(PLAIN) if weights is None else weights
+    for (where, content), weight in zip(updates, each, strict=weights is not None):
+        counted += weight.count
+        if counted > scale.most_devices:
+            raise ValueError(
+                f"more than {scale.most_devices} updates (or counts), for which the scale was chosen"
+            )
+        view = _add_numbers(total, content, reader, where, weight)
+        for place in view.places:
+            trained[place.start, place.stop] += weight.count
     for (start, stop), devices in trained.items():
         total.trainers[start:stop] += devices
     return total
 
 
 def _add_numbers(
-    total: ExactSum, content: bytes | memoryview, reader: UpdateReader, where: str
+    total: ExactSum,
+    content: bytes | memoryview,
+    reader: UpdateReader,
+    where: str,
+    weight: Weight,
 ) -> UpdateView:
     """Check the bytes of an update and add its numbers; who trained them is not counted yet."""
     view = reader.view(content, finite=False, where=where)
     try:
-        total.add_pieces(view.data, view.pieces, ())
+        total.add_pieces(view.data, view.pieces, (), weight)
     except NumericsError as error:
         reader.view(content, where=where)  # refuses a NaN or an infinity, and says in which tensor
         raise NumericsError(error.message, where=where, hint=error.hint) from None

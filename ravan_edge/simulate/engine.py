@@ -19,6 +19,7 @@ from ravan_edge.errors import InterruptedRunError, NumericsError, StorageError, 
 from ravan_edge.files import write_atomic
 from ravan_edge.memory import PeakSampler
 from ravan_edge.methods import Method, Vector, method_for
+from ravan_edge.simulate.buffered_rounds import BufferedRounds
 from ravan_edge.simulate.evaluation import divergence, evaluate_sets, evaluation_lines
 from ravan_edge.simulate.events import Notice, OnEvent, Resumed, RoundDone, Stage
 from ravan_edge.simulate.messages import OpenArtifact
@@ -167,10 +168,12 @@ def _open(
         durable=False,
     )
     rule: Callable[[RunState], tuple[RunState, RoundReport]]
-    if server is None:
-        rule = partial(synchronous_round, pool, prepared)
-    else:
+    if server is not None:
         rule = ServerRounds(server, artifact, prepared, request.out)
+    elif settings.rule.is_async:
+        rule = BufferedRounds(pool, prepared)
+    else:
+        rule = partial(synchronous_round, pool, prepared)
     return _Run(
         request=request,
         artifact=artifact,
@@ -265,6 +268,7 @@ def _round_done(
         scores=state.last if evaluated else {},
         simulated_seconds=state.simulated_seconds,
         seconds=seconds,
+        staleness=None if report is None else report.staleness,
     )
 
 

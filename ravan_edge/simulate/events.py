@@ -45,6 +45,7 @@ class RoundDone:
         scores: Where the round was evaluated, else empty.
         simulated_seconds: The virtual clock.
         seconds: Wall time of the round.
+        staleness: Mean of the merged updates; None: rounds are synchronous, or there are none.
     """
 
     round: int
@@ -55,6 +56,7 @@ class RoundDone:
     scores: Evaluation
     simulated_seconds: float
     seconds: float
+    staleness: float | None = None
 
 
 OnEvent = Callable[[Notice | Stage | Resumed | RoundDone], None]

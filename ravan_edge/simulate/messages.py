@@ -44,6 +44,10 @@ class Transfer:
     download_per_round: int
     upload: dict[int, int]
 
+    def download(self, *, first: bool) -> int:
+        """Bytes of a device's download, on its first participation or a later one."""
+        return self.download_per_round + (self.download_once if first else 0)
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
@@ -107,10 +111,17 @@ class OpenData:
 
 @dataclass(frozen=True)
 class UseHeads:
-    """From now on train from and evaluate these heads, float32 [parameters]; starts a new sum."""
+    """From now on train from and evaluate these heads; starts a new sum.
+
+    Args:
+        version: Of the heads.
+        heads: Float32 [parameters].
+        staleness: How many versions were made since; None: rounds are synchronous.
+    """
 
     version: int
     heads: Vector
+    staleness: int | None = None
 
 
 class TrainDevices(NamedTuple):
@@ -141,7 +152,7 @@ class DeviceOutcome(NamedTuple):
 
     Args:
         device: Its number.
-        status: ``merged``, ``late``, ``dropped_out``, ``bad_numbers`` or ``crashed``.
+        status: ``merged``, ``late``, ``dropped_out``, ``bad_numbers``, ``crashed`` or ``stale``.
         line: Its line of metrics.jsonl, with the final newline.
         loss: Mean loss of its steps, or None.
         seconds: Simulated seconds from the start of the round to the arrival of the update.

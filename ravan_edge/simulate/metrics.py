@@ -63,6 +63,7 @@ def device_outcome(
     upload_bytes: int = 0,
     time: DeviceTime,
     error: str | None = None,
+    asynchronous: Mapping[str, Any] | None = None,
 ) -> DeviceOutcome:
     """A device's outcome with its line.
 
@@ -77,9 +78,10 @@ def device_outcome(
         download_bytes, upload_bytes: What travelled.
         time: Simulated.
         error: What went wrong.
+        asynchronous: Further keys of a run with ``--mode async``.
     """
     mean, first, last = losses if losses is not None else (None, None, None)
-    values = {
+    values: dict[str, Any] = {
         "round": round,
         "device": device,
         "status": status,
@@ -96,6 +98,8 @@ def device_outcome(
         "compute_seconds": time.compute,
         "upload_seconds": time.upload,
     }
+    if asynchronous is not None:
+        values |= asynchronous
     if error is not None:
         values["error"] = error
     return DeviceOutcome(
@@ -120,6 +124,7 @@ def trained_outcome(
     trained: Trained | None,
     status: str = "merged",
     error: str | None = None,
+    staleness: int | None = None,
 ) -> DeviceOutcome:
     """The outcome of a device that was asked to train, with the time that this would have taken.
 
@@ -131,9 +136,11 @@ def trained_outcome(
         trained: What it did; None: it failed.
         status: How it ended, were there no deadline; beyond the deadline it is ``late``.
         error: Why it failed.
+        staleness: Versions made since that one; None: rounds are synchronous. If not, deadlines were
+            looked at before (``at_work.py``).
     """
     heads = int(data.heads[device])
-    download = data.transfer.download_per_round + (data.transfer.download_once if first else 0)
+    download = data.transfer.download(first=first)
     upload = 0 if trained is None else data.transfer.upload[heads]
     if trained is None:
         time = DeviceTime(download / float(data.clock.download[device]), 0.0, 0.0)
@@ -146,10 +153,10 @@ def trained_outcome(
             upload_bytes=upload,
         )
         deadline = data.settings.deadline_seconds
-        if deadline is not None and time.total > deadline:
+        if staleness is None and deadline is not None and time.total > deadline:
             status = "late"
     return device_outcome(
-        round=version + 1,
+        round=version + (staleness or 0) + 1,
         device=device,
         status=status,
         heads=heads,
@@ -161,4 +168,5 @@ def trained_outcome(
         upload_bytes=upload,
         time=time,
         error=error,
+        asynchronous=None if staleness is None else {"version": version, "staleness": staleness},
     )

@@ -20,7 +20,6 @@ from ravan_edge.data import (
     validation_split,
 )
 from ravan_edge.errors import UsageError
-from ravan_edge.merge import MergeScale
 from ravan_edge.plans import check_plan
 from ravan_edge.simulate.clock import Clock, flops_per_token
 from ravan_edge.simulate.messages import EvaluationSet, OpenData, Transfer
@@ -149,6 +148,13 @@ def prepare(
             where="--per-round",
             hint=f"use at most {len(eligible)}",
         )
+    if settings.goal > len(eligible):
+        raise UsageError(
+            f"{settings.goal} updates make a version, but only {len(eligible)} of {len(parts)} "
+            "devices have data",
+            where="--buffer",
+            hint=f"use at most {len(eligible)}",
+        )
     heads = _heads_of_devices(settings, manifest, len(parts))
     data = OpenData(
         settings=settings,
@@ -158,7 +164,7 @@ def prepare(
         heads=heads,
         clock=_clock(settings, manifest, heads),
         transfer=_transfer(settings, artifact, heads),
-        scale=MergeScale.for_cohort(settings.per_round),
+        scale=settings.scale,
         sets=sets,
     )
     _check_deadline(data, statistics, eligible)

@@ -27,6 +27,8 @@ def round_line(event: RoundDone) -> str:
     parts += _accuracies(event)
     if event.merged < event.sampled:
         parts.append(f"merged {event.merged} of {event.sampled}")
+    if event.staleness is not None:
+        parts.append(f"staleness {event.staleness:.1f}")
     parts.append(f"simulated {event.simulated_seconds:.1f} s")
     parts.append(f"took {event.seconds:.2f} s")
     return "  ".join(parts)

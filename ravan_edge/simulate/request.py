@@ -14,6 +14,7 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.data.image_folder import FolderImages
 from ravan_edge.errors import DataError
 from ravan_edge.files import sha256_file
+from ravan_edge.merge import RoundRule
 from ravan_edge.simulate.settings import SimulationSettings
 from ravan_edge.training import LocalSettings, option_infos, option_name
 
@@ -85,7 +86,7 @@ class SimulationRequest:
         if self.server is not None:
             words += ["--server", self.server]
         values: Mapping[str, Any] = self.settings.as_dict()
-        for kind in (SimulationSettings, LocalSettings):
+        for kind in (SimulationSettings, RoundRule, LocalSettings):
             for item, _ in option_infos(kind):
                 value = values[item.name]
                 if value == item.default:

@@ -1,13 +1,15 @@
 """Synchronous rounds: sample, train, leave late ones out, merge.
 
 A rule is a function ``state -> (state, report)``: everything it must remember between rounds is in the
-state, so any rule can be resumed the same way. The other one is in ``server_rounds.py``.
+state, so any rule can be resumed the same way. The others are in ``buffered_rounds.py`` and
+``server_rounds.py``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +26,16 @@ from ravan_edge.simulate.prepare import Prepared
 from ravan_edge.simulate.state import RunState
 from ravan_edge.simulate.workers import WorkerPool
 
-__all__ = ["STATUSES", "RoundReport", "check_crashes", "finish_round", "synchronous_round"]
+__all__ = [
+    "STATUSES",
+    "RoundReport",
+    "all_bad",
+    "check_crashes",
+    "finish_round",
+    "next_state",
+    "round_report",
+    "synchronous_round",
+]
 
 STATUSES = ("merged", "late", "dropped_out", "bad_numbers", "crashed")
 
@@ -39,6 +50,7 @@ class RoundReport:
         counts: Devices by status.
         seconds: Simulated length of the round.
         failure: Why the run cannot go on, or None.
+        staleness: Mean of what was merged; None: rounds are synchronous, or nothing was.
     """
 
     lines: list[bytes]
@@ -46,6 +58,7 @@ class RoundReport:
     counts: dict[str, int]
     seconds: float
     failure: str | None
+    staleness: float | None = None
 
 
 def synchronous_round(
@@ -110,7 +123,17 @@ def finish_round(
         heads: The merge of those that are ``merged``, float32 [parameters].
         seen: Who took part so far, bool [devices].
     """
-    report = _report(prepared, state, outcomes)
+    return next_state(state, outcomes, heads, seen, _report(prepared, state, outcomes))
+
+
+def next_state(
+    state: RunState,
+    outcomes: list[DeviceOutcome],
+    heads: Vector,
+    seen: NDArray[np.bool_],
+    report: RoundReport,
+) -> tuple[RunState, RoundReport]:
+    """The state after a round, and its report; arguments as for :func:`finish_round`."""
     counts = Counter(state.counts)
     counts.update(report.counts)
     if not report.counts["merged"]:
@@ -130,7 +153,7 @@ def finish_round(
 
 def _dropped_out(prepared: Prepared, round: int, device: int, first: bool) -> DeviceOutcome:
     data = prepared.data
-    download = data.transfer.download_per_round + (data.transfer.download_once if first else 0)
+    download = data.transfer.download(first=first)
     return device_outcome(
         round=round,
         device=device,
@@ -143,15 +166,48 @@ def _dropped_out(prepared: Prepared, round: int, device: int, first: bool) -> De
 
 
 def _report(prepared: Prepared, state: RunState, outcomes: list[DeviceOutcome]) -> RoundReport:
-    found = Counter(each.status for each in outcomes)
-    counts = {status: found[status] for status in STATUSES}
     merged = [each for each in outcomes if each.status == "merged"]
     deadline = prepared.data.settings.deadline_seconds
     if deadline is not None and len(merged) < len(outcomes):
         seconds = deadline
     else:
         seconds = max((each.seconds for each in merged), default=0.0)
-    losses = [each.loss for each in merged if each.loss is not None]
+    report = round_report(state, outcomes, seconds, state.simulated_seconds + seconds)
+    bad = [each for each in outcomes if each.status == "bad_numbers"]
+    if bad and len(bad) == len(outcomes) - report.counts["dropped_out"]:
+        return replace(report, failure=all_bad(state, bad))
+    return report
+
+
+def all_bad(state: RunState, bad: list[DeviceOutcome]) -> str:
+    """Why a run cannot go on of which nobody's numbers are good."""
+    return (
+        f"round {state.round + 1}: the numbers of every device went bad "
+        f"(device {bad[0].device}: {bad[0].error})"
+    )
+
+
+def round_report(
+    state: RunState,
+    outcomes: list[DeviceOutcome],
+    seconds: float,
+    clock: float,
+    statuses: tuple[str, ...] = STATUSES,
+    more: Mapping[str, Any] | None = None,
+) -> RoundReport:
+    """What happened in a round, without a look at whether it failed.
+
+    Args:
+        state: Before the round.
+        outcomes: In the order of their lines.
+        seconds: Simulated length of the round.
+        clock: Simulated seconds at its end.
+        statuses: That are counted.
+        more: Further keys of the round's line.
+    """
+    found = Counter(each.status for each in outcomes)
+    counts = {status: found[status] for status in statuses}
+    losses = [each.loss for each in outcomes if each.status == "merged" and each.loss is not None]
     loss = math.fsum(losses) / len(losses) if losses else None
     values: dict[str, Any] = {
         "round": state.round + 1,
@@ -162,15 +218,9 @@ def _report(prepared: Prepared, state: RunState, outcomes: list[DeviceOutcome]) 
         "download_bytes": sum(each.download_bytes for each in outcomes),
         "upload_bytes": sum(each.upload_bytes for each in outcomes),
         "seconds": seconds,
-        "clock": state.simulated_seconds + seconds,
+        "clock": clock,
+        **(more or {}),
     }
     lines = [each.line for each in outcomes]
     lines.append(line("round", values))
-    failure = None
-    bad = [each for each in outcomes if each.status == "bad_numbers"]
-    if bad and len(bad) == len(outcomes) - counts["dropped_out"]:
-        failure = (
-            f"round {state.round + 1}: the numbers of every device went bad "
-            f"(device {bad[0].device}: {bad[0].error})"
-        )
-    return RoundReport(lines, loss, counts, seconds, failure)
+    return RoundReport(lines, loss, counts, seconds, None)

@@ -25,6 +25,7 @@ from ravan_edge.artifact import (
 from ravan_edge.device import ServerConnection, refusals_as_errors
 from ravan_edge.device.failures import is_transient
 from ravan_edge.errors import NumericsError, UsageError
+from ravan_edge.merge import RoundRule
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.protocol import ServerStatus
 from ravan_edge.simulate.cohort import sample_cohort
@@ -53,6 +54,12 @@ def check_server_settings(settings: SimulationSettings) -> None:
     Raises:
         UsageError: Names the option.
     """
+    if settings.rule != RoundRule():
+        raise UsageError(
+            "together with --server: only synchronous rounds that weigh updates alike are compared",
+            where="--mode, --weighting",
+            hint="leave them out, or --server",
+        )
     given = {"--drop-out": settings.drop_out, "--deadline-seconds": settings.deadline_seconds}
     for option, value in given.items():
         if value:

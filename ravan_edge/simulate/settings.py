@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ravan_edge.data import PartitionSpec, parse_partition
+from ravan_edge.merge import MergeScale, RoundRule
 from ravan_edge.simulate.budgets import HeadBudgets, parse_head_budgets
 from ravan_edge.tasks import LENGTH_HELP
 from ravan_edge.training import LocalSettings, check_options, option
@@ -31,6 +32,7 @@ class SimulationSettings:
     """
 
     local: LocalSettings = field(default_factory=LocalSettings)
+    rule: RoundRule = field(default_factory=RoundRule)
 
     devices: int | None = option(
         None,
@@ -40,7 +42,11 @@ class SimulationSettings:
         group=_DEVICE,
     )
     per_round: int = option(
-        3, "Devices in each round.", minimum=1, maximum=1_000_000, group=_DEVICE
+        3,
+        "Devices in each round; with --mode async: that train at the same time.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_DEVICE,
     )
     rounds: int = option(
         30, "Rounds; each ends in one merge.", minimum=1, maximum=1_000_000, group=_RUN
@@ -130,6 +136,7 @@ class SimulationSettings:
         object.__setattr__(self, "partition", str(parse_partition(self.partition)))
         if self.head_budgets is not None:
             object.__setattr__(self, "head_budgets", str(parse_head_budgets(self.head_budgets)))
+        self.rule.scale(self.per_round, self.most_examples)  # refuses what cannot be added up
 
     @property
     def partition_spec(self) -> PartitionSpec:
@@ -148,7 +155,26 @@ class SimulationSettings:
         """The head budgets, parsed; None: every device trains all heads."""
         return None if self.head_budgets is None else parse_head_budgets(self.head_budgets)
 
+    @property
+    def goal(self) -> int:
+        """Updates that make a version."""
+        return self.rule.goal(self.per_round)
+
+    @property
+    def most_examples(self) -> int:
+        """The most rows that a device can train on in a round, each time counted."""
+        return self.local.local_steps * self.local.batch_size
+
+    @property
+    def scale(self) -> MergeScale:
+        """Of the exact sums."""
+        return self.rule.scale(self.per_round, self.most_examples)
+
     def as_dict(self) -> dict[str, Any]:
-        """Flat, for JSON: option -> value, those of the local round among them."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "local"}
-        return {**own, **self.local.as_dict()}
+        """Flat, for JSON: option -> value, those of the rule and of the local round among them."""
+        own = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in ("local", "rule")
+        }
+        return {**own, **self.rule.as_dict(), **self.local.as_dict()}

@@ -5,7 +5,8 @@
     8 bytes   "RAVANCK1"
     8 bytes   N, uint64 little-endian
     N bytes   JSON: everything that is no array, and the sizes of what follows
-    ...       heads float32, best heads float32 (or nothing), devices seen uint8, pending lines
+    ...       heads float32, best heads float32 (or nothing), devices seen uint8, pending lines; with
+              --mode async the heads that devices at work train from, a version behind the other
     32 bytes  sha256 of all before
 """
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from ravan_edge.errors import StorageError
 from ravan_edge.methods import Vector
+from ravan_edge.simulate.at_work import AtWork, RunningTask
 
 __all__ = [
     "RECENT",
@@ -90,6 +92,7 @@ class RunState:
         recent: Scores of the last evaluated rounds, at most ``RECENT``, the latest at the end.
         best: The best round so far.
         failure: Why the run can never go on, or None.
+        at_work: Who trains right now; None: rounds are synchronous, and nobody does between them.
         wall_seconds: Wall time so far; not part of what is equal between equal runs.
         peak_bytes: Largest anonymous memory of a worker so far; neither.
     """
@@ -106,6 +109,7 @@ class RunState:
     recent: tuple[Evaluation, ...] = ()
     best: BestRound | None = None
     failure: str | None = None
+    at_work: AtWork | None = None
     wall_seconds: float = 0.0
     peak_bytes: int | None = None
 
@@ -167,11 +171,15 @@ def state_to_bytes(state: RunState, metrics_bytes: int, pending: bytes) -> list[
         state.seen.astype(np.uint8).tobytes(),
         pending,
     ]
+    work = state.at_work
+    if work is not None:
+        parts += [heads.astype("<f4", copy=False).tobytes() for heads in work.heads.values()]
     document = {name: getattr(state, name) for name in _PLAIN} | {
         "initial": _scores_to_json(state.initial),
         "last": _scores_to_json(state.last),
         "recent": [_scores_to_json(scores) for scores in state.recent],
         "best": None if best is None else [best.round, _scores_to_json(best.scores)],
+        "at_work": None if work is None else [list(work.heads), work.tasks],
         "metrics_bytes": metrics_bytes,
         "sizes": [len(part) for part in parts],
     }
@@ -203,7 +211,7 @@ def state_from_bytes(content: bytes, where: str) -> tuple[RunState, int, bytes]:
     for size in document["sizes"]:
         parts.append(body[position : position + size])
         position += size
-    heads, best_heads, seen, pending = parts
+    heads, best_heads, seen, pending, *older = parts
     best = document["best"]
     state = RunState(
         heads=_vector(heads),
@@ -214,9 +222,20 @@ def state_from_bytes(content: bytes, where: str) -> tuple[RunState, int, bytes]:
         best=None
         if best is None
         else BestRound(best[0], _scores_from_json(best[1]), _vector(best_heads)),
+        at_work=_at_work(document["at_work"], older),
         **{name: document[name] for name in _PLAIN},
     )
     return state, document["metrics_bytes"], pending
+
+
+def _at_work(document: list[Any] | None, older: list[bytes]) -> AtWork | None:
+    if document is None:
+        return None
+    versions, tasks = document
+    return AtWork(
+        tasks=tuple(RunningTask(*task) for task in tasks),
+        heads=dict(zip(versions, map(_vector, older), strict=True)),
+    )
 
 
 def _vector(content: bytes) -> Vector:

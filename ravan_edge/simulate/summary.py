@@ -10,6 +10,7 @@ import numpy as np
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.data import PartitionStatistics
+from ravan_edge.simulate.buffered_rounds import ASYNCHRONOUS_STATUSES
 from ravan_edge.simulate.prepare import Prepared
 from ravan_edge.simulate.rounds import STATUSES
 from ravan_edge.simulate.state import Evaluation, RunState
@@ -34,6 +35,7 @@ def build_summary(
     perplexity = task_for(manifest).perplexity
     most = max(transfer.upload)
     best = state.best
+    statuses = ASYNCHRONOUS_STATUSES if data.settings.rule.is_async else STATUSES
     return {
         "initial": _scores(state.initial, perplexity),
         "final": {"round": state.round, **_scores(state.last, perplexity)}
@@ -45,7 +47,7 @@ def build_summary(
         "devices": {
             "count": prepared.devices,
             "with_data": len(prepared.eligible),
-            **{status: state.counts.get(status, 0) for status in STATUSES},
+            **{status: state.counts.get(status, 0) for status in statuses},
             "rounds_without_merge": state.counts.get("rounds_without_merge", 0),
         },
         "upload_bytes_per_update": transfer.upload[most],

@@ -65,6 +65,7 @@ class Worker:
         self._data: OpenData | None = None
         self._orders: dict[str, NDArray[np.int64]] = {}
         self._version = 0
+        self._staleness: int | None = None
         self._heads: Vector = np.empty(0, np.float32)
         self._sum: ExactSum | None = None
 
@@ -76,6 +77,7 @@ class Worker:
     def use_heads(self, message: UseHeads) -> None:
         """Take the heads of a version and start a new sum."""
         self._version, self._heads = message.version, message.heads
+        self._staleness = message.staleness
         self._sum = ExactSum.empty(len(message.heads), self._known.scale)
 
     @cached_property
@@ -100,7 +102,14 @@ class Worker:
     def _train_device(self, device: int, first: bool) -> DeviceOutcome:
         data, opened = self._known, self._opened
         heads = int(data.heads[device])
-        outcome = partial(trained_outcome, data, version=self._version, device=device, first=first)
+        outcome = partial(
+            trained_outcome,
+            data,
+            version=self._version,
+            device=device,
+            first=first,
+            staleness=self._staleness,
+        )
         try:
             result = local_round(
                 opened.step,
@@ -117,7 +126,11 @@ class Worker:
             )
             found = outcome(trained=Trained.of(result))
             if found.status == "merged":
-                self.collect().add(result.difference, result.training.mask)
+                settings = data.settings
+                weight = settings.rule.weight(
+                    result.examples, self._staleness or 0, settings.most_examples
+                )
+                self.collect().add(result.difference, result.training.mask, weight)
         except (NumericsError, WorkerError) as bad:
             return outcome(trained=None, status=failed_status(bad), error=str(bad))
         return found

@@ -21,7 +21,7 @@ from ravan_edge.errors import (
     RavanError,
     TensorFileError,
 )
-from ravan_edge.merge import ExactSum, MergeScale, add_update, exact, sum_updates
+from ravan_edge.merge import ExactSum, MergeScale, Weight, add_update, exact, sum_updates
 from ravan_edge.methods import Training, method_for, ravan_table
 from ravan_edge.protocol import UpdateInfo, UpdateReader, encode_update
 from tests.tiny_artifact import make_tiny_artifact
@@ -111,6 +111,39 @@ def test_bytes_and_decoded_updates_have_the_same_sum(
     expected = decoded_sum(contents, reader, scale)
     random.shuffle(contents)
     assert_same(sum_updates(through_one_buffer(contents), reader, scale), expected)
+
+
+weights = st.builds(Weight, st.integers(1, 1000), st.integers(1, 1 << 32))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(devices, weights), min_size=1, max_size=5), st.randoms())
+def test_weights_are_those_of_decoded_updates(
+    reader: UpdateReader,
+    some: list[tuple[tuple[dict[str, np.ndarray] | None, int, float], Weight]],
+    random: Random,
+) -> None:
+    scale = MergeScale.for_cohort(5000)
+    expected = ExactSum.empty(reader.method.layout.size, scale)
+    one_by_one = ExactSum.empty(reader.method.layout.size, scale)
+    weighted = [(encoded(reader, *device), weight) for device, weight in some]
+    for content, weight in weighted:
+        update = reader.decode(content)
+        expected.add(update.difference, update.mask, weight)
+        add_update(one_by_one, content, reader, weight=weight)
+    assert_same(one_by_one, expected)
+    random.shuffle(weighted)
+    contents, recorded = zip(*weighted, strict=True)
+    found = sum_updates(through_one_buffer(list(contents)), reader, scale, recorded)
+    assert_same(found, expected)
+
+
+def test_counts_that_the_scale_cannot_hold_and_missing_weights(reader: UpdateReader) -> None:
+    contents = [("one", encoded(reader, None, 0)), ("two", encoded(reader, None, 1))]
+    with pytest.raises(ValueError, match="more than 4 updates"):
+        sum_updates(contents, reader, MergeScale.for_cohort(4), [Weight(2), Weight(3)])
+    with pytest.raises(ValueError, match="zip"):
+        sum_updates(contents, reader, MergeScale.for_cohort(4), [Weight(2)])
 
 
 @given(choices)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from ravan_edge.errors import MissingExtraError, StorageError, UsageError
+from ravan_edge.merge import RoundMode, RoundRule
 from ravan_edge.simulate import simulate
 from ravan_edge.simulate.report import REPORT_NAME, write_report
 from tests.simulate.conftest import RequestFor
 from tests.simulate.made_up_run import HOSTILE_LABELS, make_up_run
 from tests.simulate.page_checks import Page, checked
+from tests.simulate.same_run import metrics
 
 UNUSUAL: dict[str, dict[str, Any]] = {
     "one round": {"rounds": 1},
@@ -108,6 +110,19 @@ def test_the_page_of_a_real_run(request_for: RequestFor, method: str) -> None:
     assert f"{100 * summary['final']['accuracy']:.1f} %" in text
     assert request.command() in text
     assert summary["artifact"]["architecture"] in text
+
+
+def test_the_page_of_an_asynchronous_run_shows_staleness(request_for: RequestFor) -> None:
+    rule = RoundRule(RoundMode.ASYNC, buffer=2, max_staleness=1)
+    request = request_for(rule=rule, per_round=5, rounds=6)
+    summary = simulate(request, workers=1)
+    assert summary["devices"]["stale"]
+    text = page_of(request.out).text.replace("\N{NO-BREAK SPACE}", " ")
+    for words in ("Devices do not wait", "Staleness by round", "too stale", "version to version"):
+        assert words in text
+    assert "slowest device" not in text
+    largest = max(line["staleness"] for line in metrics(request.out, "round"))
+    assert f"At most {largest:.3f} in a round" in text
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

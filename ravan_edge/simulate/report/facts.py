@@ -54,6 +54,9 @@ class RoundFacts:
     slowest_device: int | None
     outcomes: Mapping[str, int]  # what became of a device's work -> how many devices
     train_loss: float | None = None
+    staleness: float | None = (
+        None  # mean of the merged updates; None where devices wait for each other
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,7 @@ class RoundLine(_File):
     download_bytes: Count
     upload_bytes: Count
     seconds: Seconds
+    staleness: Annotated[float, Field(ge=0)] | None = None
 
 
 class EvaluationLine(_File):

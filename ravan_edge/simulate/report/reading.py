@@ -16,7 +16,7 @@ from ravan_edge.simulate.report.facts import (
     RunFacts,
     Score,
 )
-from ravan_edge.simulate.report.files import DeviceLine, RunFiles, read_run_files
+from ravan_edge.simulate.report.files import DeviceLine, RoundLine, RunFiles, read_run_files
 from ravan_edge.simulate.report.words import as_bytes, as_count
 
 __all__ = ["read_run"]
@@ -35,11 +35,8 @@ def read_run(folder: Path) -> RunFacts:
     by_round: dict[int, list[DeviceLine]] = defaultdict(list)
     for line in files.devices:
         by_round[line.round].append(line)
-    rounds = tuple(
-        _round(line.round, line.download_bytes, line.upload_bytes, line.seconds, line.loss, asked)
-        for line in files.rounds
-        for asked in [by_round[line.round]]
-    )
+    waits = settings.get("mode", "sync") == "sync"
+    rounds = tuple(_round(line, by_round[line.round], waits=waits) for line in files.rounds)
     evaluations = _evaluations(files, rounds)
     tested = [evaluation for evaluation in evaluations if evaluation.test]
     best = _best_round(files, evaluations)
@@ -80,27 +77,22 @@ def read_run(folder: Path) -> RunFacts:
     )
 
 
-def _round(
-    number: int,
-    download: int,
-    upload: int,
-    seconds: float,
-    loss: float | None,
-    asked: Sequence[DeviceLine],
-) -> RoundFacts:
-    merged = [line for line in asked if line.status == "merged"]
+def _round(found: RoundLine, asked: Sequence[DeviceLine], *, waits: bool) -> RoundFacts:
+    """A round; where nobody waits for the slowest device it is not told."""
+    merged = [line for line in asked if line.status == "merged" and waits]
     slowest = max(merged, key=lambda line: line.seconds, default=None)
     return RoundFacts(
-        round=number,
-        download_bytes=download,
-        upload_bytes=upload,
-        seconds=seconds,
+        round=found.round,
+        download_bytes=found.download_bytes,
+        upload_bytes=found.upload_bytes,
+        seconds=found.seconds,
         slowest=None
         if slowest is None
         else (slowest.download_seconds, slowest.compute_seconds, slowest.upload_seconds),
         slowest_device=None if slowest is None else slowest.device,
         outcomes=Counter(line.status for line in asked),
-        train_loss=loss,
+        train_loss=found.loss,
+        staleness=found.staleness,
     )
 
 

@@ -25,6 +25,7 @@ _COLORS = {
     "merged": (Ink.FIRST, "c1"),
     "dropped_out": (Ink.FOURTH, "c4"),
     "late": (Ink.SECOND, "c2"),
+    "stale": (Ink.THIRD, "c3"),
     "bad_numbers": (Ink.BAD, "c5"),
     "crashed": (Ink.BAD, "c5"),
     "no_data": (Ink.THIRD, "c3"),
@@ -54,23 +55,37 @@ class RoundSection:
         asked = sum(total.values())
         known = [name for name in OUTCOMES if total[name]]
         known += sorted(name for name in total if total[name] and name not in OUTCOMES)
+        stale = any(r.staleness is not None for r in rounds)
         took_part = sum(any(d.outcomes.values()) for d in run.devices)
         lead = (
             f"{as_bytes(run.sent_bytes)} crossed the network in {as_seconds(run.simulated_seconds)} of "
             "simulated time. Each device fetches the base when it takes part for the first time, "
-            "and only heads from then on. A round ends with its last update, or at "
-            "the deadline where one is set and a device is missing."
+            "and only heads from then on. "
         )
+        if stale:
+            lead += (
+                "Devices do not wait for each other: a version is made when enough updates have arrived, "
+                "each scaled down by its staleness, the versions made since it started."
+            )
+        else:
+            lead += (
+                "A round ends with its last update, or at the deadline where one is set and a device "
+                "is missing."
+            )
         part_lead = (
             f"{as_count(took_part)} of {as_count(len(run.devices))} devices were asked at least "
             f"once, {as_percent(total['merged'] / max(1, asked))} of the work was merged."
         )
-        rows = [_round_row(r) for r in rounds]
+        rows = [_round_row(r, stale=stale) for r in rounds]
         thinned = thin(rows)
         every = "" if len(thinned) == len(rows) else f" ({len(thinned)} of {as_count(len(rows))})"
         return cls(
             lead=lead,
-            parts=(_bytes_part(rounds), _time_part(rounds)),
+            parts=(
+                _bytes_part(rounds),
+                _time_part(rounds),
+                *((_staleness_part(rounds),) if stale else ()),
+            ),
             part_lead=part_lead,
             participation=_participation(rounds, known),
             outcomes=tuple(
@@ -82,7 +97,7 @@ class RoundSection:
                 "download",
                 "upload",
                 "time",
-                "slowest device",
+                "staleness" if stale else "slowest device",
                 "merged",
                 "not merged",
                 "training loss",
@@ -92,7 +107,7 @@ class RoundSection:
         )
 
 
-def _round_row(facts: RoundFacts) -> Row:
+def _round_row(facts: RoundFacts, *, stale: bool) -> Row:
     lost = [
         f"{times} {OUTCOMES.get(name, (shown(name),))[0]}"
         for name, times in facts.outcomes.items()
@@ -103,7 +118,9 @@ def _round_row(facts: RoundFacts) -> Row:
         as_bytes(facts.download_bytes),
         as_bytes(facts.upload_bytes),
         as_seconds(facts.seconds),
-        "–" if facts.slowest_device is None else str(facts.slowest_device),
+        number_text(facts.staleness)
+        if stale
+        else ("–" if facts.slowest_device is None else str(facts.slowest_device)),
         str(facts.outcomes.get("merged", 0)),
         ", ".join(lost) or "0",
         number_text(facts.train_loss),
@@ -135,7 +152,9 @@ def _time_part(rounds: Sequence[RoundFacts]) -> Part:
     if all(r.slowest is None for r in rounds):
         layers = [("time", Ink.FIRST, [r.seconds for r in rounds])]
         legend: Legend = (("c1", "simulated time"),)
+        title, caption = "Time from version to version", ""
     else:
+        title, caption = "Time of the slowest device", "The slowest merged device of each round. "
         slowest = [r.slowest or (0.0, 0.0, 0.0) for r in rounds]
         layers = [
             ("download", Ink.FIRST, [s[0] for s in slowest]),
@@ -149,11 +168,22 @@ def _time_part(rounds: Sequence[RoundFacts]) -> Part:
             legend += (("c4", "waiting for the deadline"),)
     svg, size = stacked_bars("time", "Simulated time by round", names, layers, unit="seconds")
     times = sorted(r.seconds for r in rounds)
-    caption = (
-        f"The slowest merged device of each round. Middle round {as_seconds(times[len(times) // 2])}, "
-        f"longest {as_seconds(times[-1])}." + _mean_note(size)
+    caption += (
+        f"Middle round {as_seconds(times[len(times) // 2])}, longest {as_seconds(times[-1])}."
+        + _mean_note(size)
     )
-    return Part("Time of the slowest device", legend, svg, caption)
+    return Part(title, legend, svg, caption)
+
+
+def _staleness_part(rounds: Sequence[RoundFacts]) -> Part:
+    means = [r.staleness or 0.0 for r in rounds]
+    layers = [("staleness", Ink.FIRST, means)]
+    svg, size = stacked_bars(
+        "staleness", "Staleness by round", [r.round for r in rounds], layers, unit="count"
+    )
+    legend: Legend = (("c1", "versions made since an update started, mean"),)
+    caption = f"At most {number_text(max(means))} in a round." + _mean_note(size)
+    return Part("Staleness by round", legend, svg, caption)
 
 
 def _participation(rounds: Sequence[RoundFacts], known: Sequence[str]) -> Part:

@@ -21,6 +21,7 @@ OUTCOMES: Mapping[str, tuple[str, str]] = {
     "merged": ("merged", "its update is in the model"),
     "dropped_out": ("dropped out", "never answered after its download"),
     "late": ("too late", "finished after the round's deadline"),
+    "stale": ("too stale", "started more versions ago than are merged"),
     "bad_numbers": ("bad numbers", "NaN, infinity or too large: its update was refused"),
     "crashed": ("crashed", "the process that ran its step died: its update is lost"),
     "no_data": ("no data", "had no rows to train on"),
