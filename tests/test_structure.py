@@ -27,7 +27,16 @@ SERVER = ROOT / "server" / "ravan_server"
 # ravan_edge from its inner rooms to its outer ones. A room imports from its own line or from lines
 # above it, never from lines below.
 LINES = [
-    {"closing", "errors", "generator", "files", "folder_lock", "new_folder"},
+    {
+        "closing",
+        "errors",
+        "generator",
+        "files",
+        "folder_lock",
+        "hosts",
+        "new_folder",
+        "strict_json",
+    },
     {"artifact", "memory", "signing"},
     {"methods"},
     {"plans"},

@@ -7,12 +7,13 @@ import json
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ravan_edge.artifact.consistency import contradictions
 from ravan_edge.errors import ArtifactError
+from ravan_edge.strict_json import parse_json
 
 __all__ = [
     "MANIFEST_MAX_BYTES",
@@ -310,17 +311,6 @@ class Manifest(_Frozen):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return document
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is no JSON number")
-
-
 def _nesting(document: object) -> int:
     depth, level = 0, [document]
     while level and depth <= _MAX_NESTING:
@@ -346,9 +336,7 @@ def parse_manifest(data: bytes, *, where: str = "manifest.json") -> Manifest:
             f"{len(data)} bytes, expected at most {MANIFEST_MAX_BYTES}", where=where
         )
     try:
-        document = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        document = parse_json(data)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(
             f"not a JSON document: {error}", where=where, hint="export or download it again"

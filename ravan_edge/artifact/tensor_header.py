@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ravan_edge.errors import TensorFileError
+from ravan_edge.strict_json import unique_members
 
 __all__ = [
     "BASE_BOUNDS",
@@ -259,7 +259,7 @@ def _parse_json(raw: bytes, bounds: TensorBounds, where: str) -> dict[str, objec
     try:
         document = json.loads(
             raw.decode("utf-8"),
-            object_pairs_hook=_pairs,
+            object_pairs_hook=unique_members,
             parse_float=_no_float,
             parse_constant=_no_float,
         )
@@ -267,14 +267,6 @@ def _parse_json(raw: bytes, bounds: TensorBounds, where: str) -> dict[str, objec
         raise _refusal(where, f"the header is not the JSON it should be: {error}") from None
     if not isinstance(document, dict):
         raise _refusal(where, "the header is not one JSON object")
-    return document
-
-
-def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        double = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {double[:_MAX_NAME_BYTES]!r} is there twice")
     return document
 
 

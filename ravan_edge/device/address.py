@@ -11,6 +11,7 @@ import httpx2
 
 from ravan_edge.errors import UsageError
 from ravan_edge.files import storage_errors
+from ravan_edge.hosts import is_loopback
 
 __all__ = ["certificate_error", "server_address", "trusting"]
 
@@ -39,7 +40,7 @@ def server_address(url: str) -> str:
             where="--server",
             hint="use http://HOST:PORT, as `ravan serve` prints it",
         )
-    if parsed.scheme == "http" and not _is_loopback(host):
+    if parsed.scheme == "http" and not is_loopback(host.lower()):
         raise UsageError(
             f"{url[:200]!r} would send updates and tokens for all to read",
             where="--server",
@@ -77,13 +78,6 @@ def certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationErr
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _is_address(host: str) -> bool:

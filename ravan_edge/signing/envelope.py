@@ -10,14 +10,15 @@ written in one way only to be signed::
 
 from __future__ import annotations
 
-import binascii
 import json
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ravan_edge.signing.keys import key_id
+from ravan_edge.signing.base64_text import from_base64
+from ravan_edge.signing.keys import key_id, signed_by
+from ravan_edge.strict_json import parse_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -50,15 +51,8 @@ class Envelope:
 
     def signed_by(self, key: Ed25519PublicKey) -> bool:
         """Whether this key signed type and payload, and is the one that the envelope names."""
-        from cryptography.exceptions import InvalidSignature
-
-        if self.key_id != key_id(key):
-            return False
-        try:
-            key.verify(self.signature, _signed_bytes(self.payload_type, self.payload))
-        except InvalidSignature:
-            return False
-        return True
+        signed = _signed_bytes(self.payload_type, self.payload)
+        return self.key_id == key_id(key) and signed_by(key, self.signature, signed)
 
     def to_bytes(self) -> bytes:
         """The file: sorted keys, two spaces of indent, a final newline."""
@@ -120,9 +114,7 @@ def read_json_object(content: bytes) -> dict[str, Any]:
     if len(content) > ENVELOPE_MAX_BYTES:
         raise ValueError(f"more than {ENVELOPE_MAX_BYTES} bytes")
     try:
-        document = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-        )
+        document = parse_json(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON object: {str(error)[:100]}") from None
     if not isinstance(document, dict):
@@ -137,30 +129,12 @@ def _signed_bytes(payload_type: str, payload: bytes) -> bytes:
 
 
 def _from_base64(text: object, name: str) -> bytes:
-    """Base64 of which there is one spelling only: the standard alphabet, padded."""
     if not isinstance(text, str):
         raise ValueError(f"{name} is no string")  # noqa: TRY004  (a file, not an argument)
-    try:
-        content = b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        content = b""
-    if b64encode(content).decode() != text:
-        raise ValueError(f"{name} is not standard base64 with its padding")
-    return content
+    return from_base64(text, name)
 
 
 def _check_members(document: Mapping[str, Any], expected: set[str], what: str) -> None:
     if set(document) != expected:
         found = ", ".join(sorted(str(name)[:40] for name in document)[:8])
         raise ValueError(f"{what} has {found!r}, expected {', '.join(sorted(expected))}")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a member is there twice")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")

@@ -24,6 +24,7 @@ __all__ = [
     "load_private_key",
     "load_public_key",
     "make_private_key",
+    "signed_by",
     "write_public_key",
 ]
 
@@ -33,6 +34,17 @@ _MOST_BYTES = 10_000
 def key_id(key: Ed25519PublicKey) -> str:
     """The sha256 of the 32 bytes of a public key, in hexadecimal."""
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()
+
+
+def signed_by(key: Ed25519PublicKey, signature: bytes, content: bytes) -> bool:
+    """Whether a signature of some bytes is this key's."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, content)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def make_private_key(path: Path) -> Ed25519PrivateKey:

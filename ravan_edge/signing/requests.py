@@ -12,13 +12,15 @@ nothing that could mean two things::
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ravan_edge.signing.base64_text import from_base64
+from ravan_edge.signing.keys import signed_by
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -92,22 +94,14 @@ class RequestSignature:
         return cls(
             device,
             int(milliseconds),
-            _bytes(found_digest[1], "content-digest"),
-            _bytes(found_signature[1], "signature"),
+            from_base64(found_digest[1], "the header content-digest"),
+            from_base64(found_signature[1], "the header signature"),
         )
 
     def valid(self, public_key: Ed25519PublicKey, method: str, path: str) -> bool:
         """Whether the key signed this method, path, digest and moment."""
-        from cryptography.exceptions import InvalidSignature
-
-        try:
-            public_key.verify(
-                self.signature,
-                _base(method, path, self.body_sha256, self.device, self.milliseconds),
-            )
-        except InvalidSignature:
-            return False
-        return True
+        base = _base(method, path, self.body_sha256, self.device, self.milliseconds)
+        return signed_by(public_key, self.signature, base)
 
 
 def sign_request(
@@ -150,14 +144,3 @@ def _parameters(device: str, milliseconds: int) -> str:
 def _content_digest(digest: bytes) -> str:
     """RFC 9530."""
     return f"sha-256=:{b64encode(digest).decode()}:"
-
-
-def _bytes(text: str, name: str) -> bytes:
-    """Base64 of which there is one spelling only."""
-    try:
-        content = b64decode(text, validate=True)
-    except binascii.Error:
-        content = b""
-    if b64encode(content).decode() != text:
-        raise ValueError(f"the header {name} is not in the form of the protocol")
-    return content

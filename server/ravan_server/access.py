@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ravan_edge.protocol import Enrolment, Reason, Refusal
 from ravan_edge.signing import RequestSignature, device_of_key
+from ravan_server.client_address import network_of
 from ravan_server.enrolment import token_digest
 from ravan_server.keyring import Keyring
 from ravan_server.problems import problem_response
@@ -262,19 +262,9 @@ class Access:
 
 
 def address_of(scope: Scope) -> str:
-    """From where a request comes; of IPv6 the network, since one host has very many addresses.
-
-    >>> address_of({"client": ("192.0.2.7", 4000)}), address_of({"client": ("2001:db8:1:2:3::4", 4000)})
-    ('192.0.2.7', '2001:db8:1:2::/64')
-    """
+    """From where a request comes."""
     client = scope.get("client")
-    host = str(client[0]) if client else ""
-    if ":" not in host:
-        return host
-    try:
-        return str(ipaddress.ip_network((host.split("%")[0], 64), strict=False))
-    except ValueError:
-        return host
+    return network_of(str(client[0]) if client else "")
 
 
 def _checked_body(receive: Receive, sha256: bytes) -> Receive:

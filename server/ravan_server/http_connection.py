@@ -8,7 +8,6 @@ connection says when it is to be looked at again, and :meth:`Connections.sweep` 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.problems import PROBLEM_TYPE
+from ravan_server.client_address import network_of
+from ravan_server.problems import problem_response
 from ravan_server.settings import ServerSettings
 
 __all__ = ["ConnectionLimits", "Connections", "LimitedConnection"]
 
 _BUSY_SECONDS = 10.0
-_HOST_BITS = 64  # of an IPv6 address: every host may choose them as it likes
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class LimitedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count it, and refuse it where there are too many."""
         super().connection_made(transport)
-        self.address = _counted_as(self.client[0] if self.client else "")
+        self.address = network_of(self.client[0] if self.client else "")
         self.look_at = self.loop.time() + self._limits.head_seconds
         full = self._connections.add(self)
         if full is not None:
@@ -330,27 +329,9 @@ class LimitedConnection(HttpToolsProtocol):
         self.look_at = now + self._limits.unread_seconds
 
 
-def _counted_as(client: str) -> str:
-    try:
-        address = ipaddress.ip_address(client)
-    except ValueError:
-        return client
-    if isinstance(address, ipaddress.IPv4Address):
-        return client
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(int(address) >> _HOST_BITS)
-
-
 def _as_http(refusal: Refusal) -> bytes:
-    problem = refusal.problem
-    body = problem.model_dump_json().encode()
-    lines = [
-        f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
-        f"content-type: {PROBLEM_TYPE}",
-        f"content-length: {len(body)}",
-        "connection: close",
-    ]
-    if problem.retry_after_seconds is not None:
-        lines.append(f"retry-after: {max(1, round(problem.retry_after_seconds))}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    """As the application would answer, for what never reaches it."""
+    answer = problem_response(refusal, close=True)
+    lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
+    lines += [name + b": " + value for name, value in answer.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])

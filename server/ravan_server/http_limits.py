@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from typing import NoReturn
-
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ravan_edge.protocol import Reason, Refusal
+from ravan_edge.strict_json import parse_json
 from ravan_server.problems import problem_response
 
 __all__ = ["SmallBodies", "check_message"]
 
 _MOST_NESTING = 8  # the deepest message has 2
-_NAME_CHARACTERS = 40
 
 
 class SmallBodies:
@@ -88,26 +84,12 @@ def check_message(body: bytes) -> None:
             it is nested deeper than any message.
     """
     try:
-        document = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_members, parse_constant=_no_number
-        )
+        document = parse_json(body)
     except RecursionError:
         raise _bad(f"nested deeper than {_MOST_NESTING}") from None
     except ValueError as error:  # also UnicodeDecodeError
         raise _bad(str(error)[:200]) from None
     _check_nesting(document)
-
-
-def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"member {double[:_NAME_CHARACTERS]!a} is there twice")
-    return members
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
 
 
 def _check_nesting(document: object) -> None:

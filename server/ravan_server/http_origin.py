@@ -8,6 +8,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ravan_edge.hosts import is_loopback
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.problems import problem_response
 
@@ -68,7 +69,7 @@ class BehindProxy:
 def _foreign(headers: Headers) -> Refusal | None:
     hosts = headers.getlist("host")
     for host in hosts:
-        if not _is_loopback(host):
+        if not _is_local(host):
             return Refusal(
                 Reason.WRONG_SITE,
                 f"asked as {host[:80]!a}: this server is for its own machine, use 127.0.0.1",
@@ -82,12 +83,6 @@ def _foreign(headers: Headers) -> Refusal | None:
     return None
 
 
-def _is_loopback(host: str) -> bool:
+def _is_local(host: str) -> bool:
     found = _HOST.fullmatch(host)
-    if found is None:
-        return False
-    name = found[1].strip("[]")
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name.lower() == "localhost"
+    return found is not None and is_loopback(found[1].strip("[]").lower())

@@ -21,8 +21,6 @@ PROBLEM_TYPE = "application/problem+json"
 
 _log = logging.getLogger(__name__)
 
-_RETRY_SECONDS = 10.0
-
 
 def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
     """A refusal as HTTP.
@@ -45,10 +43,6 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> Response:
         return _respond(request, refusal)
-
-    @app.exception_handler(StorageError)
-    async def disk(request: Request, error: StorageError) -> Response:
-        return _respond(request, as_refusal(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> Response:
@@ -75,8 +69,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(StorageError)
     async def storage(request: Request, error: StorageError) -> Response:
         _log.error("%s", error)
-        refusal = Refusal(Reason.STORAGE, str(error), retry_after_seconds=_RETRY_SECONDS)
-        return _respond(request, refusal)
+        return _respond(request, as_refusal(error))
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
 from dataclasses import dataclass, field, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ravan_edge.errors import UsageError
+from ravan_edge.hosts import is_loopback
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
 
@@ -189,7 +189,7 @@ class ServerSettings:
                 raise UsageError(
                     "is needed, too", where=name, hint="a certificate and its key go together"
                 )
-        if not self._is_loopback and self.tls_certificate is None and not self.behind_proxy:
+        if not is_loopback(self.host) and self.tls_certificate is None and not self.behind_proxy:
             raise UsageError(
                 "other machines can connect there, and anybody between could read along",
                 where=f"--host {self.host}",
@@ -198,16 +198,9 @@ class ServerSettings:
             )
 
     @property
-    def _is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    @property
     def exposed(self) -> bool:
         """Whether others than this machine's users may reach it."""
-        return not self._is_loopback or self.behind_proxy or self.tls_certificate is not None
+        return not is_loopback(self.host) or self.behind_proxy or self.tls_certificate is not None
 
     @property
     def login(self) -> bool:
