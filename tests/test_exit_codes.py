@@ -81,7 +81,7 @@ EVAL = ("eval", "artifact", "--data")
         (
             2,
             ("serve", "artifact", "--state", "state", "--host", "0.0.0.0"),
-            "ravan: --host 0.0.0.0: devices are not told apart yet, so only this machine may ",
+            "ravan: --host 0.0.0.0: other machines can connect there, and anybody between could ",
         ),
         (3, ("inspect", "nowhere"), "ravan: nowhere: there is no such folder. To mend it: "),
         (

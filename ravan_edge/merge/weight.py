@@ -65,7 +65,7 @@ def staleness_factor(staleness: int) -> int:
         ValueError: It is negative.
 
     >>> [staleness_factor(t) / FULL_FACTOR for t in (0, 3, 99)]
-    [1.0, 0.5, 0.09999999986030161]
+    [1.0, 0.5, 0.10000000009313226]
     """
     if staleness < 0:
         raise ValueError(f"staleness {staleness}")

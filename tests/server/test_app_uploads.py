@@ -292,6 +292,6 @@ def test_the_budget_always_has_room_for_one_update(serve: Serve) -> None:
 
 def test_reasons_that_an_upload_can_meet_say_whether_to_try_again() -> None:
     again = {reason for reason, kind in KINDS.items() if not kind.permanent}
-    mended = {Reason.WRONG_TIME, Reason.TOO_MANY}
+    mended = {Reason.WRONG_TIME, Reason.TOO_MANY, Reason.TOO_SLOW}
     assert again == {Reason.CUT_OFF, Reason.BUSY, Reason.STORAGE, Reason.BUG} | mended
     assert set(KINDS) == set(Reason)
