@@ -19,7 +19,7 @@ from ravan_edge.cli.common import (
     say,
     takes_settings,
 )
-from ravan_edge.cli.operator import CaOption, read_token
+from ravan_edge.cli.operator import CaOption
 from ravan_edge.data import Dataset, SomeRows, part_of
 from ravan_edge.device import (
     ArtifactTrust,
@@ -36,7 +36,13 @@ from ravan_edge.device import (
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
 from ravan_edge.files import storage_errors
 from ravan_edge.folder_lock import FolderLock
-from ravan_edge.signing import key_id, load_public_key
+from ravan_edge.signing import (
+    MOST_TOKEN_BYTES,
+    key_id,
+    load_public_key,
+    read_token,
+    read_token_file,
+)
 from ravan_edge.tasks import DataSource, fixed_length, task_for, text_length
 
 __all__ = ["device"]
@@ -47,8 +53,6 @@ device = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-
-_MOST_TOKEN_BYTES = 1000
 
 StateOption = Annotated[
     Path | None,
@@ -195,9 +199,8 @@ def _enrolment_token(path: Path | None) -> str:
             )
         return read_token(typer.prompt("token", hide_input=True, err=True).encode(), "the token")
     if str(path) == "-":
-        return read_token(sys.stdin.buffer.read(_MOST_TOKEN_BYTES), "stdin")
-    with storage_errors(path, "read the token"), path.open("rb") as file:
-        return read_token(file.read(_MOST_TOKEN_BYTES), str(path))
+        return read_token(sys.stdin.buffer.read(MOST_TOKEN_BYTES), "stdin")
+    return read_token_file(path)
 
 
 class _Loader:

@@ -12,7 +12,6 @@ from rich.table import Table
 from ravan_edge.cli.common import JsonOption, print_json, say
 from ravan_edge.cli.inspect import plain
 from ravan_edge.cli.operator import CaOption, ServerOption, TokenFileOption, operator_connection
-from ravan_edge.device import refusals_as_errors
 from ravan_edge.errors import UsageError
 from ravan_edge.files import write_atomic
 from ravan_edge.protocol import DeviceInfo, InviteDevices
@@ -62,7 +61,7 @@ def invite(
     if out is not None and out.exists():
         raise UsageError("there is a file already", where=str(out), hint="choose another name")
     asked = InviteDevices(uses=uses, valid_seconds=days * _DAY_SECONDS, note=note)
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = connection.invite(asked)
     if out is not None:
         write_atomic(out, [found.token.encode(), b"\n"], private=True)
@@ -91,7 +90,7 @@ def list_devices(
       ravan devices list --server https://ravan.example --token-file operator.token
     """
     found: list[DeviceInfo] = []
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         after: int | None = 0
         while after is not None:
             page = connection.devices(after)
@@ -124,7 +123,7 @@ def list_invitations(
     Examples:
       ravan devices invitations --server https://ravan.example --token-file operator.token
     """
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = connection.invitations()
     if as_json:
         print_json({"invitations": [each.model_dump(mode="json") for each in found]})
@@ -162,7 +161,7 @@ def revoke(
             where="DEVICE",
             hint="it has 32 hexadecimal digits: `ravan devices list` shows it",
         )
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = connection.revoke(device)
     if as_json:
         print_json(found.model_dump(mode="json"))

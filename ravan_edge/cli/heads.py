@@ -12,7 +12,6 @@ from rich.table import Table
 from ravan_edge.cli.common import JsonOption, print_json
 from ravan_edge.cli.inspect import plain
 from ravan_edge.cli.operator import CaOption, ServerOption, TokenFileOption, operator_connection
-from ravan_edge.device import refusals_as_errors
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.memory import format_bytes
 from ravan_edge.protocol import VersionInfo
@@ -41,7 +40,7 @@ def list_versions(
     Examples:
       ravan heads list --server http://127.0.0.1:8750
     """
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = connection.versions()
     if as_json:
         print_json({"versions": [each.model_dump(mode="json") for each in found]})
@@ -81,7 +80,7 @@ def get(
         raise StorageError(
             "there is no such folder", where=str(out.parent), hint=f"mkdir -p {out.parent}"
         )
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = next((each for each in connection.versions() if each.version == version), None)
         if found is None or not found.available:
             raise UsageError(
@@ -107,7 +106,7 @@ def rollback(
     Examples:
       ravan heads rollback 12 --server http://127.0.0.1:8750
     """
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = connection.roll_back(version)
     if as_json:
         print_json(found.model_dump(mode="json"))

@@ -6,7 +6,6 @@ import typer
 
 from ravan_edge.cli.common import JsonOption, print_json
 from ravan_edge.cli.operator import CaOption, ServerOption, TokenFileOption, operator_connection
-from ravan_edge.device import refusals_as_errors
 
 __all__ = ["status"]
 
@@ -23,7 +22,7 @@ def status(
       ravan status --server http://127.0.0.1:8750
       ravan status --server http://127.0.0.1:8750 --json | jq .version
     """
-    with refusals_as_errors(), operator_connection(server, token_file, ca) as connection:
+    with operator_connection(server, token_file, ca) as connection:
         found = connection.status()
     if as_json:
         print_json(found.model_dump(mode="json"))

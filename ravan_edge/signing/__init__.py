@@ -30,9 +30,11 @@ from ravan_edge.signing.statement import (
     read_statement,
     sign_statement,
 )
+from ravan_edge.signing.tokens import MOST_TOKEN_BYTES, read_token, read_token_file
 
 __all__ = [
     "ENVELOPE_MAX_BYTES",
+    "MOST_TOKEN_BYTES",
     "SIGNATURE_HEADERS",
     "ArtifactStatement",
     "RequestSignature",
@@ -48,6 +50,8 @@ __all__ = [
     "load_public_key",
     "make_private_key",
     "read_statement",
+    "read_token",
+    "read_token_file",
     "sign_artifact",
     "sign_request",
     "sign_statement",

@@ -25,9 +25,19 @@ from ravan_server.problems import problem_response
 from ravan_server.rates import Rate
 from ravan_server.replay import ReplayGuard
 
-__all__ = ["SECURITY_SCHEMES", "Access", "Login", "Role", "address_of", "device_of", "role_of"]
+__all__ = [
+    "SECURITY_SCHEMES",
+    "Access",
+    "Login",
+    "Role",
+    "address_of",
+    "device_of",
+    "role_of",
+    "signed_sha256",
+]
 
 _DEVICE = "device"
+_SHA256 = "body_sha256"
 _MOST_FAILURES = 30
 _BEARER = re.compile(r"bearer ([A-Za-z0-9_-]{1,200})", re.IGNORECASE)
 
@@ -72,6 +82,15 @@ def device_of(request: Request) -> str | None:
     """The device that signed a request; None: nobody had to."""
     device: str | None = request.scope.get("state", {}).get(_DEVICE)
     return device
+
+
+def signed_sha256(request: Request) -> str | None:
+    """The sha256 of a body that came whole, where its device signed it; None: nobody had to.
+
+    Whoever has read the last piece of the body knows that it is right.
+    """
+    sha256: str | None = request.scope.get("state", {}).get(_SHA256)
+    return sha256
 
 
 class Login:
@@ -257,7 +276,9 @@ class Access:
         signature = self._login.device(
             headers, scope["method"], scope["path"], address, self._clock()
         )
-        scope.setdefault("state", {})[_DEVICE] = signature.device
+        scope.setdefault("state", {}).update(
+            {_DEVICE: signature.device, _SHA256: signature.body_sha256.hex()}
+        )
         return _checked_body(receive, signature.body_sha256)
 
 

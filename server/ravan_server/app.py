@@ -26,7 +26,15 @@ from ravan_edge.protocol import (
     VersionInfo,
     Versions,
 )
-from ravan_server.access import SECURITY_SCHEMES, Access, Login, Role, device_of, role_of
+from ravan_server.access import (
+    SECURITY_SCHEMES,
+    Access,
+    Login,
+    Role,
+    device_of,
+    role_of,
+    signed_sha256,
+)
 from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
@@ -161,6 +169,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
             coordinator.version_of(row),
             length,
             budget,
+            signed_sha256(request),
         )
         try:
             async for chunk in request.stream():

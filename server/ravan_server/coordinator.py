@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from ravan_edge.protocol import (
     VersionInfo,
     WaitReason,
 )
+from ravan_server.answers import moment
 from ravan_server.artifact_signature import ExpiryWatch, read_signature
 from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
@@ -363,7 +363,7 @@ def _version_info(row: VersionRow) -> VersionInfo:
         heads=row.heads,
         bytes=row.bytes,
         updates=row.updates,
-        made_at=datetime.fromtimestamp(row.made_at, UTC).isoformat(timespec="seconds"),
+        made_at=moment(row.made_at),
         copy_of=row.copy_of,
         available=not row.deleted,
         scores=None if row.scores is None else json.loads(row.scores),

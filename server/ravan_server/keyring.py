@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.store import IdentityRow, Store
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 __all__ = ["Keyring"]
 
@@ -51,8 +49,6 @@ class Keyring:
         Raises:
             Refusal: It is not enrolled, or shut out.
         """
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
         with self._lock:
             found = self._keys.get(device)
             if found is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 from concurrent.futures import Future
-from datetime import UTC, datetime
 
 from ravan_edge.protocol import (
     DeviceInfo,
@@ -15,6 +14,7 @@ from ravan_edge.protocol import (
     Invitations,
     InviteDevices,
 )
+from ravan_server.answers import moment
 from ravan_server.enrolment import enrol, invite, revoke
 from ravan_server.group_commit import GroupCommit
 from ravan_server.keyring import Keyring
@@ -94,8 +94,8 @@ def _device_info(row: IdentityRow) -> DeviceInfo:
         entry=row.entry,
         device=row.device,
         invitation=row.invitation,
-        enrolled_at=_moment(row.enrolled_at),
-        revoked_at=None if row.revoked_at is None else _moment(row.revoked_at),
+        enrolled_at=moment(row.enrolled_at),
+        revoked_at=None if row.revoked_at is None else moment(row.revoked_at),
     )
 
 
@@ -105,10 +105,6 @@ def _invitation_info(row: InvitationRow) -> InvitationInfo:
         note=row.note,
         uses=row.uses,
         used=row.used,
-        made_at=_moment(row.made_at),
-        expires_at=_moment(row.expires_at),
+        made_at=moment(row.made_at),
+        expires_at=moment(row.expires_at),
     )
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from pathlib import Path
 
-from ravan_edge.errors import UsageError
-from ravan_edge.files import storage_errors, write_atomic
+from ravan_edge.files import write_atomic
+from ravan_edge.signing import read_token_file
 
 __all__ = ["OPERATOR_TOKEN_NAME", "operator_token"]
 
 OPERATOR_TOKEN_NAME = "operator.token"  # noqa: S105  (a file's name)
 _BYTES = 32
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,200}")
 
 
 def operator_token(state: Path, named: Path | None) -> str:
@@ -30,13 +28,4 @@ def operator_token(state: Path, named: Path | None) -> str:
     path = named or state / OPERATOR_TOKEN_NAME
     if named is None and not path.exists():
         write_atomic(path, [secrets.token_urlsafe(_BYTES).encode(), b"\n"], private=True)
-    with storage_errors(path, "read the token"), path.open("rb") as file:
-        content = file.read(1000)
-    text = content.decode("ascii", "replace").strip()
-    if not _TOKEN.fullmatch(text):
-        raise UsageError(
-            f"expected 22 to 200 letters, digits, - and _, found {len(content)} other bytes",
-            where=str(path),
-            hint="make one with: openssl rand -hex 32",
-        )
-    return text
+    return read_token_file(path)

@@ -66,6 +66,7 @@ class UploadReceiver:
             body is only compared with what is stored.
         length: The announced length.
         budget: Memory for it.
+        sha256: Of the body, where whoever hands it over compares it; None: it is computed here.
 
     Raises:
         Refusal: The announced length is out of bounds.
@@ -78,6 +79,7 @@ class UploadReceiver:
         version: int | None,
         length: int,
         budget: MemoryBudget,
+        sha256: str | None = None,
     ) -> None:
         most = reader.largest_bytes
         if length > most:
@@ -95,6 +97,7 @@ class UploadReceiver:
         self._length = length
         self._budget = budget
         self._content = bytearray()
+        self._sha256 = sha256
         self._digest = hashlib.sha256()
         self._header_bytes: int | None = None
         self._info: UpdateInfo | None = None
@@ -109,7 +112,8 @@ class UploadReceiver:
             raise Refusal(Reason.BAD_MESSAGE, f"more than the announced {self._length} bytes")
         self._budget.take(len(chunk))
         self._content += chunk
-        self._digest.update(chunk)
+        if self._sha256 is None:
+            self._digest.update(chunk)
         if self._info is None:
             self._look_at_header()
 
@@ -141,7 +145,7 @@ class UploadReceiver:
                 f"a number of size {largest:g}, expected less than {bound:g}: "
                 "train with a lower learning rate",
             )
-        return CheckedUpdate(update.info, self._content, self._digest.hexdigest())
+        return CheckedUpdate(update.info, self._content, self._sha256 or self._digest.hexdigest())
 
     def close(self) -> None:
         """Give the memory back, whatever became of it."""
