@@ -18,6 +18,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from ravan_edge.signing import (
+    ENVELOPE_MAX_BYTES,
     ArtifactStatement,
     date_text,
     key_id,
@@ -180,3 +181,10 @@ def test_a_signature_of_another_type_does_not_count() -> None:
     elsewhere["payloadType"] = PAYLOAD_TYPE
     with pytest.raises(ValueError, match="is wrong"):
         read_statement(json.dumps(elsewhere).encode())
+
+
+def test_the_bound_holds_for_bytes_that_were_never_a_file() -> None:
+    most = SIGNED + b" " * (ENVELOPE_MAX_BYTES - len(SIGNED))
+    assert read_statement(most) == read_statement(SIGNED)
+    with pytest.raises(ValueError, match="more than 65536 bytes"):
+        read_statement(most + b" ")
