@@ -28,7 +28,7 @@ def status(
         print_json(found.model_dump(mode="json"))
         return
     attempt = "" if found.attempt == 1 else f", attempt {found.attempt}"
-    typer.echo(f"state     {found.state}")
+    typer.echo(f"state     {found.state}{', asynchronous' if found.mode == 'async' else ''}")
     typer.echo(f"round     {found.round} of {found.rounds}{attempt}")
     typer.echo(f"version   {found.version} ({found.heads[:12]})")
     typer.echo(f"updates   {found.accepted} of {found.goal} stored, {found.training} on their way")

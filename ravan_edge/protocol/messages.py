@@ -230,8 +230,9 @@ class ServerStatus(Message):
     attempt: Count
     state: Annotated[RunState, Field(strict=False)]
     devices: Annotated[Count, Field(description="That ever had a task.")]
-    goal: Positive
-    training: Annotated[Count, Field(description="Tasks of this attempt that are out.")]
-    accepted: Annotated[Count, Field(description="Updates of this attempt that are stored.")]
+    mode: Annotated[Literal["sync", "async"], Field(description="Whether rounds are synchronous.")]
+    goal: Annotated[Positive, Field(description="Updates that make a version.")]
+    training: Annotated[Count, Field(description="Tasks that are out.")]
+    accepted: Annotated[Count, Field(description="Updates that are stored for the next version.")]
     failed_attempts: Count
     deadline_seconds: Seconds | None

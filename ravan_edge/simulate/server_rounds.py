@@ -87,6 +87,12 @@ def check_server(
             where="--server",
             hint="give `ravan serve` and `ravan simulate` the same artifact",
         )
+    if status.mode != "sync":
+        raise UsageError(
+            "the server's rounds are asynchronous: which update comes first is not simulated",
+            where="--server",
+            hint="start `ravan serve` without --mode async, or simulate it without --server",
+        )
     for option, there, theirs, here in (
         ("--per-round", "--goal", status.goal, settings.per_round),
         ("--rounds", "--rounds", status.rounds, settings.rounds),

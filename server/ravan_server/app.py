@@ -166,7 +166,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
         receiver = UploadReceiver(
             coordinator.reader,
             task,
-            coordinator.version_of(row),
+            row.version,
             length,
             budget,
             signed_sha256(request),

@@ -45,6 +45,7 @@ def serve(
     Examples:
       ravan serve runs/demo/artifact --state runs/server
       ravan serve ART --state runs/server --goal 20 --rounds 100 --local-steps 50 --lr 1e-3
+      ravan serve ART --state runs/server --mode async --goal 100 --buffer 20
       ravan serve ART --state runs/server --test test.csv
       ravan serve ART --state runs/server --tls-certificate chain.pem --tls-key key.pem
     """

@@ -191,13 +191,14 @@ class Coordinator:
         """What to say after the promise of :meth:`check_in` came true."""
         if isinstance(found, WaitReason):
             return self._come_back(found)
-        view = self._view
-        if found.attempt != view.attempt.id:
+        origin = self._view.origin(found)
+        if origin is None:
             return self._come_back(WaitReason.MERGING)  # the round ended in this very moment
+        attempt, heads = origin
         return task_offer(
             found,
-            view.attempt,
-            view.heads,
+            attempt,
+            heads,
             self.artifact,
             self._signature,
             self.reader.largest_bytes,
@@ -227,11 +228,6 @@ class Coordinator:
             refuse_ended(row)
         return row
 
-    def version_of(self, row: TaskRow) -> int | None:
-        """The version a task starts from; None: its attempt is over."""
-        view = self._view
-        return view.attempt.version if row.attempt == view.attempt.id else None
-
     def accept(self, task: str, update: CheckedUpdate) -> Future[Receipt]:
         """Store an update; the future is done when it is durable."""
         return self._writer.submit(lambda work: accept_update(work, task, update))
@@ -257,7 +253,8 @@ class Coordinator:
             attempt=attempt.number,
             state=view.state,
             devices=view.devices,
-            goal=attempt.settings.goal,
+            mode="async" if attempt.is_async else "sync",
+            goal=attempt.settings.updates,
             training=attempt.training,
             accepted=attempt.accepted,
             failed_attempts=view.failed_attempts,
@@ -326,6 +323,9 @@ class Coordinator:
             wait = _AFTER_FINISH_SECONDS
         elif reason is WaitReason.MERGING:
             wait = _MERGING_SECONDS
+        elif reason is WaitReason.ROUND_FULL and attempt.is_async:
+            # About that often a place is free, were all devices alike.
+            wait = self._typical_seconds / attempt.settings.updates
         elif reason in {WaitReason.ROUND_FULL, WaitReason.TOOK_PART}:
             wait = self._typical_seconds - attempt.running_seconds(now)
         else:

@@ -76,7 +76,7 @@ def enrol(work: Work, token: str, public_key: str) -> IdentityRow:
 
 
 def revoke(work: Work, device: str) -> IdentityRow:
-    """Shut a device out. Its task of the open attempt is over, and its update there is not merged.
+    """Shut a device out. Its task is over, and what it sent to the open attempt is not merged.
 
     What it sent to earlier versions stays in them. Doing it again changes nothing.
 
@@ -91,14 +91,16 @@ def revoke(work: Work, device: str) -> IdentityRow:
         return row
     row = replace(row, revoked_at=work.now)
     identities.save_identity(row)
-    task = work.task_of(device)
-    if task is None or work.attempt.state is not AttemptState.OPEN:
+    if work.attempt.state is not AttemptState.OPEN:
         return row
-    if task.state is TaskState.TRAINING:
+    task = work.task_of(device)
+    if task is not None and task.state is TaskState.TRAINING:
         ended = replace(task, state=TaskState.GIVEN_BACK, ended_at=work.now, failure=_REVOKED)
         work.save_task(ended)
         work.save(work.attempt.given_back())
-    elif task.state is TaskState.ACCEPTED:
-        work.save_task(replace(task, state=TaskState.UNUSED, failure=_REVOKED))
-        work.save(work.attempt.withdrawn())
+    work.settle()  # what it sent a moment ago is among them
+    for stored in work.transaction.tasks_stored(work.attempt.id):
+        if stored.device == device:
+            work.save_task(replace(stored, state=TaskState.UNUSED, failure=_REVOKED))
+            work.save(work.attempt.withdrawn())
     return row

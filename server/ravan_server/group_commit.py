@@ -45,12 +45,12 @@ class Memory(Protocol):
 
     @property
     def tasks(self) -> Mapping[str, TaskRow]:
-        """All its tasks by id."""
+        """All tasks that it is about, by id."""
         ...
 
     @property
     def task_of(self) -> Mapping[str, TaskRow]:
-        """All its devices' tasks."""
+        """What :meth:`Work.task_of` finds."""
         ...
 
 
@@ -82,7 +82,7 @@ class Work:
     _new_numbers: dict[str, int] = field(default_factory=dict)
     _added: dict[str, TaskRow] = field(default_factory=dict)
     _saved: dict[str, TaskRow] = field(default_factory=dict)
-    _task_of: dict[str, TaskRow] = field(default_factory=dict)
+    _task_of: dict[str, TaskRow | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._stored = self.attempt
@@ -125,10 +125,9 @@ class Work:
         return row or self.transaction.task(task)
 
     def task_of(self, device: str) -> TaskRow | None:
-        """The task that a device has, or had, in the latest attempt."""
-        row = self._task_of.get(device)
-        if row is not None:
-            return row
+        """The task that a device has; where it has none, the one that the latest attempt gave it."""
+        if device in self._task_of:
+            return self._task_of[device]
         if self.memory is not None and self.memory.attempt.id == self.attempt.id:
             return self.memory.task_of.get(device)
         return self.transaction.task_of(self.attempt.id, device)
@@ -143,11 +142,20 @@ class Work:
         (self._added if row.task in self._added else self._saved)[row.task] = row
         self._changed(row)
 
-    def end_tasks(self, attempt: int, before: TaskState, after: TaskState) -> None:
-        """Move all tasks of an attempt from one state to another."""
+    def end_out(self, after: TaskState, before_version: int | None = None) -> int:
+        """Move tasks that are out to another state, as :meth:`Transaction.end_out` does."""
+        self.settle()
+        return self.transaction.end_out(after, self.now, before_version)
+
+    def end_stored(self, after: TaskState) -> None:
+        """Move all tasks whose updates are stored for the latest attempt to another state."""
+        self.settle()
+        self.transaction.end_stored(self.attempt.id, after)
+
+    def settle(self) -> None:
+        """Write what changed; from now on the store is asked for everything."""
         self.write()
-        self.memory = None  # it knows nothing of this
-        self.transaction.end_tasks(attempt, before, after, self.now)
+        self.memory = None
 
     def begin(self, attempt: Attempt) -> None:
         """Another attempt is the latest from now on."""
@@ -171,8 +179,9 @@ class Work:
 
     def _changed(self, row: TaskRow) -> None:
         self.changed_tasks.append(row)
-        if row.attempt == self.attempt.id:
-            self._task_of[row.device] = row
+        # A task of an earlier attempt that ends leaves its device without one.
+        is_its = row.state is TaskState.TRAINING or row.attempt == self.attempt.id
+        self._task_of[row.device] = row if is_its else None
 
 
 Operation = Callable[[Work], Any]

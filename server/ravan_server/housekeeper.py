@@ -14,7 +14,7 @@ from ravan_server.merging import Merger
 from ravan_server.operations import forget_old, record_merge, turn
 from ravan_server.parts import Parts
 from ravan_server.rounds import AttemptState
-from ravan_server.store import TaskState, VersionRow
+from ravan_server.store import VersionRow
 from ravan_server.view import View
 
 __all__ = ["Housekeeper"]
@@ -109,7 +109,8 @@ class Housekeeper:
 
     def _end_attempt(self) -> None:
         attempt, parts = self._view().attempt, self._parts
-        if attempt.at(parts.clock()) is attempt:
+        overdue = self._view().overdue(parts.clock()) if attempt.is_async else []
+        if attempt.at(parts.clock()) is attempt and not overdue:
             return
         failed = self._view().failed_attempts
         self._writer.submit(lambda work: turn(work, parts.rounds, parts.settings.seed)).result()
@@ -126,8 +127,8 @@ class Housekeeper:
         view, parts = self._view(), self._parts
         attempt, settings = view.attempt, parts.settings
         with parts.store.reading() as transaction:
-            rows = transaction.tasks(attempt.id)
-        updates = [row.update for row in rows if row.state is TaskState.ACCEPTED and row.update]
+            rows = transaction.tasks_stored(attempt.id)
+        updates = [row.update for row in rows if row.update]
         version = self._merger.merge(attempt, updates, view.heads, parts.clock())
         merged = self._writer.submit(
             lambda work: record_merge(work, version, parts.rounds, settings.seed, settings.rounds)

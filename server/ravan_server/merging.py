@@ -42,7 +42,8 @@ class Merger:
             StorageError: The disk is full, or an update is not what was stored.
         """
         stored = list(updates)
-        total = sum_updates(self._contents(stored), self._reader, attempt.scale)
+        weights = [update.weight for update in stored]
+        total = sum_updates(self._contents(stored), self._reader, attempt.scale, weights)
         merged = total.apply(self._vector(heads))
         content = tensors_to_bytes(
             self._method.layout.views(merged),

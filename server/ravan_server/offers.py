@@ -49,7 +49,17 @@ def task_offer(
     most_bytes: int,
     now: float,
 ) -> TaskOffer:
-    """What the device of a task is told. The same row gives the same offer, less the time gone by."""
+    """What the device of a task is told. The same row gives the same offer, less the time gone by.
+
+    Args:
+        row: The task.
+        attempt: That gave it out.
+        heads: The version it starts from.
+        artifact: What is trained.
+        signature: Digest of the artifact's signature.
+        most_bytes: Of an update.
+        now: Seconds since 1970.
+    """
     common = _common_offer(
         attempt.round,
         attempt.number,
@@ -67,9 +77,15 @@ def task_offer(
         "device": row.number,
         "plan": row.plan,
         "heads_to_train": row.heads_to_train,
-        "deadline_seconds": attempt.remaining_seconds(now),
+        "deadline_seconds": _remaining_seconds(row, attempt, now),
     }
     return common.model_copy(update=own)  # not checked again: these are our own
+
+
+def _remaining_seconds(row: TaskRow, attempt: Attempt, now: float) -> float:
+    if row.deadline_at is None:
+        return attempt.remaining_seconds(now)
+    return max(0.0, row.deadline_at - now)
 
 
 @lru_cache(maxsize=8)

@@ -22,6 +22,8 @@ from ravan_server.rounds import AttemptState
 from ravan_server.settings import RoundSettings
 from ravan_server.store import StoredUpdate, TaskRow, TaskState, VersionRow
 
+_MERGING_SECONDS = 1.0
+
 __all__ = [
     "CheckedUpdate",
     "accept_update",
@@ -30,6 +32,7 @@ __all__ = [
     "forget_old",
     "give_back",
     "go_back",
+    "is_overdue",
     "record_merge",
     "record_scores",
     "refuse_ended",
@@ -73,12 +76,14 @@ def assign(work: Work, check_in: CheckIn, plan: str) -> TaskRow | WaitReason:
     row = TaskRow(
         task=work.new_task(),
         attempt=attempt.id,
+        version=attempt.version,
         device=check_in.device,
         number=work.number(check_in.device),
         plan=plan,
         heads_to_train=check_in.heads_to_train,
         state=TaskState.TRAINING,
         assigned_at=work.now,
+        deadline_at=attempt.task_deadline(work.now),
     )
     work.add_task(row)
     work.save(attempt.assigned(work.now))
@@ -113,8 +118,21 @@ def refuse_ended(row: TaskRow) -> None:
     """
     if row.state is TaskState.GIVEN_BACK:
         raise Refusal(Reason.TASK_GIVEN_BACK, f"task {row.task} was given back: check in again")
+    if row.state is TaskState.STALE:
+        raise Refusal(
+            Reason.ROUND_OVER,
+            f"task {row.task} started from version {row.version}, and too many were made since: "
+            "check in again",
+        )
     if row.state is not TaskState.TRAINING:
         raise Refusal(Reason.ROUND_OVER, f"the round of task {row.task} is over: check in again")
+
+
+def is_overdue(row: TaskRow, now: float) -> bool:
+    """Whether a task is out, and longer than it may be."""
+    return (
+        row.state is TaskState.TRAINING and row.deadline_at is not None and row.deadline_at <= now
+    )
 
 
 def accept_update(work: Work, task: str, update: CheckedUpdate) -> Receipt:
@@ -125,8 +143,16 @@ def accept_update(work: Work, task: str, update: CheckedUpdate) -> Receipt:
         return receipt
     refuse_ended(row)
     attempt = work.attempt
-    if row.attempt != attempt.id or attempt.state is not AttemptState.OPEN:
+    if attempt.is_async and attempt.state is AttemptState.CLOSED:
+        raise Refusal(
+            Reason.BUSY,
+            "a version is being made: send the update again",
+            retry_after_seconds=_MERGING_SECONDS,
+        )
+    is_its = attempt.is_async or row.attempt == attempt.id
+    if not is_its or attempt.state is not AttemptState.OPEN:
         raise Refusal(Reason.ROUND_OVER, f"the round of task {task} is over: check in again")
+    weight = attempt.weight(update.info.examples, row.version)
     segment, offset = work.log.append(attempt.id, update.content)
     stored = StoredUpdate(
         sha256=update.sha256,
@@ -135,6 +161,9 @@ def accept_update(work: Work, task: str, update: CheckedUpdate) -> Receipt:
         bytes=len(update.content),
         examples=update.info.examples,
         steps=update.info.steps,
+        counted_in=attempt.id,
+        count=weight.count,
+        factor=weight.factor,
     )
     work.save_task(replace(row, state=TaskState.ACCEPTED, ended_at=work.now, update=stored))
     work.save(attempt.stored(work.now))
@@ -156,18 +185,25 @@ def give_back(work: Work, task: str, failure: DeviceFailure, device: str | None 
             failure=f"{failure.reason}{detail}",
         )
     )
-    if row.attempt == work.attempt.id:
+    if work.attempt.is_async or row.attempt == work.attempt.id:
         work.save(work.attempt.given_back())
 
 
 def turn(work: Work, settings: RoundSettings, seed: int) -> None:
-    """Let time pass: a deadline ends the attempt; one that failed is followed by another."""
+    """Let time pass: a deadline ends the attempt, or a task; one that failed is followed by another."""
     work.save(work.attempt.at(work.now))
     if work.attempt.state is AttemptState.FAILED:
-        work.end_tasks(work.attempt.id, TaskState.TRAINING, TaskState.LATE)
-        work.end_tasks(work.attempt.id, TaskState.ACCEPTED, TaskState.UNUSED)
+        work.end_out(TaskState.LATE)
+        work.end_stored(TaskState.UNUSED)
         version = work.attempt.version
         work.begin(work.attempt.following(version, settings, seed, work.now))
+        return
+    if work.attempt.is_async:
+        work.settle()  # what operations before this one did is looked at, too
+        late = [row for row in work.transaction.tasks_out() if is_overdue(row, work.now)]
+        for row in late:
+            work.save_task(replace(row, state=TaskState.LATE, ended_at=work.now))
+        work.save(work.attempt.given_back(len(late)))
 
 
 def record_merge(
@@ -178,11 +214,19 @@ def record_merge(
     if attempt.id != version.attempt or attempt.state is not AttemptState.CLOSED:
         return False  # recorded before, or an operator went back to other heads meanwhile
     work.transaction.add_version(version)
-    work.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.MERGED)
-    work.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE)
+    work.end_stored(TaskState.MERGED)
+    goes_on = attempt.round < rounds
+    out = attempt.training
+    if goes_on and attempt.keeps_tasks(settings):
+        most = settings.rule.max_staleness
+        if most is not None:
+            out -= work.end_out(TaskState.STALE, before_version=version.version - most)
+    else:
+        work.end_out(TaskState.LATE)
+        out = 0
     work.save(attempt.merged())
-    if attempt.round < rounds:
-        work.begin(work.attempt.following(version.version, settings, seed, work.now))
+    if goes_on:
+        work.begin(work.attempt.following(version.version, settings, seed, work.now, out))
     return True
 
 
@@ -194,8 +238,8 @@ def go_back(work: Work, version: VersionRow, settings: RoundSettings, seed: int)
     work.transaction.add_version(version)
     attempt = work.attempt
     if attempt.state is not AttemptState.MERGED:  # the run is not finished
-        work.end_tasks(attempt.id, TaskState.TRAINING, TaskState.LATE)
-        work.end_tasks(attempt.id, TaskState.ACCEPTED, TaskState.UNUSED)
+        work.end_out(TaskState.LATE)
+        work.end_stored(TaskState.UNUSED)
         work.save(attempt.abandoned(work.now))
         work.begin(work.attempt.following(version.version, settings, seed, work.now))
     return True
@@ -211,10 +255,11 @@ def record_scores(work: Work, version: int, scores: str) -> None:
 def forget_old(work: Work, keep: int) -> list[VersionRow]:
     """Mark the versions that the retention rule lets go; their files may be deleted afterwards.
 
-    Version 0 and the latest ``keep`` stay.
+    Version 0 and the latest ``keep`` stay, and those that tasks start from which are out.
     """
     rows = work.transaction.versions()
-    old = [row for row in rows[1:-keep] if not row.deleted]
+    needed = {row.version for row in work.transaction.tasks_out()}
+    old = [row for row in rows[1:-keep] if not row.deleted and row.version not in needed]
     for row in old:
         work.transaction.save_version(replace(row, deleted=True))
     return old

@@ -9,7 +9,7 @@ from ravan_edge.errors import UsageError
 from ravan_edge.files import storage_errors
 from ravan_server.parts import Parts
 from ravan_server.rounds import Attempt, AttemptState
-from ravan_server.store import RunRow, TaskRow, TaskState, Transaction, VersionRow
+from ravan_server.store import RunRow, TaskRow, Transaction, VersionRow
 
 __all__ = ["recover"]
 
@@ -44,7 +44,8 @@ def recover(parts: Parts) -> None:
             )
         elif attempt.state is AttemptState.OPEN:
             transaction.save_attempt(attempt.resumed(now))
-        ends = _ends(transaction.tasks(attempt.id))
+            transaction.extend_deadlines(now + attempt.settings.deadline_seconds)
+        ends = _ends(transaction.tasks_stored(attempt.id))
         versions = transaction.versions()
     parts.log.recover(attempt.id, ends)
     parts.blobs.keep({row.heads for row in versions if not row.deleted})
@@ -64,7 +65,7 @@ def _ends(rows: Sequence[TaskRow]) -> dict[str, int]:
     """Where the last acknowledged update of each segment ends."""
     ends: dict[str, int] = {}
     for row in rows:
-        if row.state is TaskState.ACCEPTED and row.update is not None:
+        if row.update is not None:
             end = row.update.offset + row.update.bytes
             ends[row.update.segment] = max(end, ends.get(row.update.segment, 0))
     return ends

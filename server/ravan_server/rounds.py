@@ -1,10 +1,15 @@
-r"""The rules of a synchronous round, as pure functions on one frozen object.
+r"""The rules of a round, as pure functions on one frozen object.
 
 An **attempt** is one try to make the next version:
 
     open    --goal updates stored-->  closed  --merged-->  merged
       |  \--deadline, enough of them----^
       \--deadline, too few--> failed         (the next attempt has new tasks; the heads stay)
+
+With ``--mode async`` an attempt is the buffer of the next version: what arrives while it is open is
+counted in it, whatever version it started from. It never fails, since nobody waits for anybody: with too
+few updates at its deadline it waits on. Tasks have deadlines of their own, and those that are out when a
+version is made stay out.
 
 Nothing here knows a clock, a disk or a network: time is an argument.
 """
@@ -14,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ravan_edge.merge import MergeScale
+from ravan_edge.merge import MergeScale, Weight
 from ravan_server.settings import RoundSettings
 
 __all__ = ["Attempt", "AttemptState"]
@@ -44,8 +49,8 @@ class Attempt:
         opened_at: Seconds since 1970.
         deadline_at: The same; None until the first task is out.
         ended_at: When it was closed or failed.
-        training: Tasks that are out.
-        accepted: Updates that are stored.
+        training: Tasks that are out; with asynchronous rounds also those of earlier attempts.
+        accepted: Updates that are stored for it.
     """
 
     id: int
@@ -67,16 +72,36 @@ class Attempt:
         return cls(1, 1, 1, 0, AttemptState.OPEN, settings, seed, now)
 
     @property
+    def is_async(self) -> bool:
+        """Whether its devices do not wait for each other."""
+        return self.settings.rule.is_async
+
+    @property
     def free_places(self) -> int:
         """How many devices may still get a task."""
         if self.state is not AttemptState.OPEN:
             return 0
-        return max(0, self.settings.places - self.training - self.accepted)
+        taken = self.training if self.is_async else self.training + self.accepted
+        return max(0, self.settings.places - taken)
 
     @property
     def scale(self) -> MergeScale:
-        """The fixed-point scale of its merge: no more than the goal are ever added."""
-        return MergeScale.for_cohort(self.settings.goal)
+        """The fixed-point scale of its merge: no more than make a version are ever added."""
+        return self.settings.scale
+
+    def weight(self, examples: int, version: int) -> Weight:
+        """How much an update counts in it.
+
+        Args:
+            examples: What the update says.
+            version: The version that it started from.
+        """
+        settings = self.settings
+        return settings.rule.weight(examples, self.version - version, settings.most_examples)
+
+    def task_deadline(self, now: float) -> float | None:
+        """Until when a task may be out that is given now; None: until the attempt ends."""
+        return now + self.settings.deadline_seconds if self.is_async else None
 
     def remaining_seconds(self, now: float) -> float:
         """Until the deadline; all of the time while no task is out."""
@@ -97,28 +122,33 @@ class Attempt:
             deadline = now + self.settings.deadline_seconds
         return replace(self, training=self.training + 1, deadline_at=deadline)
 
-    def given_back(self) -> Attempt:
-        """A device cannot do its task: its place is free again."""
-        return replace(self, training=self.training - 1)
+    def given_back(self, tasks: int = 1) -> Attempt:
+        """Tasks that are not out any more, without an update: their places are free again."""
+        return replace(self, training=self.training - tasks)
 
     def withdrawn(self) -> Attempt:
         """A stored update will not be merged: its device was shut out. Its place is free again."""
         return replace(self, accepted=self.accepted - 1)
 
     def stored(self, now: float) -> Attempt:
-        """One more update is stored; the goal closes the attempt."""
+        """One more update is stored; when they make a version, the attempt is closed."""
         attempt = replace(self, training=self.training - 1, accepted=self.accepted + 1)
-        if attempt.accepted >= self.settings.goal:
+        if attempt.accepted >= self.settings.updates:
             return replace(attempt, state=AttemptState.CLOSED, ended_at=now)
         return attempt
 
     def at(self, now: float) -> Attempt:
-        """The same attempt at a later moment: a deadline that has passed ends it."""
+        """The same attempt at a later moment: a deadline that has passed ends it.
+
+        An asynchronous one goes on until there are enough updates.
+        """
         if self.state is not AttemptState.OPEN or self.deadline_at is None:
             return self
         if now < self.deadline_at:
             return self
         enough = self.accepted >= self.settings.enough
+        if self.is_async and not enough:
+            return self
         state = AttemptState.CLOSED if enough else AttemptState.FAILED
         return replace(self, state=state, ended_at=now)
 
@@ -136,8 +166,27 @@ class Attempt:
         """An operator went back to other heads: what devices train from these is not wanted."""
         return replace(self, state=AttemptState.FAILED, ended_at=now)
 
-    def following(self, version: int, settings: RoundSettings, seed: int, now: float) -> Attempt:
-        """The attempt after this one, which is merged or failed; it starts from ``version``."""
+    def keeps_tasks(self, settings: RoundSettings) -> bool:
+        """Whether tasks that are out when it is merged stay out, with ``settings`` from then on."""
+        return self.is_async and settings.rule.is_async
+
+    def following(
+        self, version: int, settings: RoundSettings, seed: int, now: float, training: int = 0
+    ) -> Attempt:
+        """The attempt after this one, which is merged or failed.
+
+        Args:
+            version: It starts from this one.
+            settings: Its settings.
+            seed: Its seed.
+            now: Seconds since 1970.
+            training: Tasks that stay out.
+        """
         merged = self.state is AttemptState.MERGED
         round_, number = (self.round + 1, 1) if merged else (self.round, self.number + 1)
-        return Attempt(self.id + 1, round_, number, version, AttemptState.OPEN, settings, seed, now)
+        found = Attempt(
+            self.id + 1, round_, number, version, AttemptState.OPEN, settings, seed, now
+        )
+        if not training:
+            return found
+        return replace(found, training=training, deadline_at=now + settings.deadline_seconds)

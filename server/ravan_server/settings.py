@@ -10,6 +10,7 @@ from typing import Any
 
 from ravan_edge.errors import UsageError
 from ravan_edge.hosts import is_loopback
+from ravan_edge.merge import MergeScale, RoundRule
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
 
@@ -29,25 +30,33 @@ class RoundSettings:
     """
 
     local: LocalSettings = field(default_factory=LocalSettings)
+    rule: RoundRule = field(default_factory=RoundRule)
 
-    goal: int = option(3, "Updates that end a round.", minimum=1, maximum=1_000_000, group=_ROUNDS)
+    goal: int = option(
+        3,
+        "Updates that end a round; with --mode async --buffer does, and this is how many devices train "
+        "at once.",
+        minimum=1,
+        maximum=1_000_000,
+        group=_ROUNDS,
+    )
     over_selection: float = option(
         1.3,
-        "Devices that get a task, as a multiple of --goal: some never answer.",
+        "Tasks that are out at most, as a multiple of --goal: some devices never answer.",
         minimum=1,
         maximum=100,
         group=_ROUNDS,
     )
     minimum: int | None = option(
         None,
-        "Updates that are merged when the deadline comes before the goal. Default: --goal.",
+        "Updates that are merged when the deadline comes first. Default: as many as without a deadline.",
         minimum=1,
         maximum=1_000_000,
         group=_ROUNDS,
     )
     deadline_seconds: float = option(
         600.0,
-        "Seconds a round has from its first task on.",
+        "Seconds a round has from its first task on; with --mode async each task as well.",
         minimum=1,
         maximum=30 * 86_400,
         group=_ROUNDS,
@@ -55,33 +64,56 @@ class RoundSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.minimum is not None and self.minimum > self.goal:
+        if self.minimum is not None and self.minimum > self.updates:
+            option = "--goal" if self.rule.buffer is None else "--buffer"
             raise UsageError(
-                f"{self.minimum} is more than --goal {self.goal}",
+                f"{self.minimum} is more than {option} {self.updates}",
                 where="--minimum",
-                hint="a round ends at its goal; use at most that",
+                hint="a version is made of no more than that; use at most that",
             )
+        self.rule.scale(self.goal, self.most_examples)  # refuses what cannot be added up
 
     @property
     def places(self) -> int:
-        """How many tasks of one attempt may be out or done."""
+        """How many tasks may be out; in a synchronous round those that are done count, too."""
         return math.ceil(self.goal * self.over_selection)
+
+    @property
+    def updates(self) -> int:
+        """How many make a version."""
+        return self.rule.goal(self.goal)
 
     @property
     def enough(self) -> int:
         """Updates that are merged at the deadline."""
-        return self.goal if self.minimum is None else self.minimum
+        return self.updates if self.minimum is None else self.minimum
+
+    @property
+    def most_examples(self) -> int:
+        """The most rows that a device can train on for one update, each time counted."""
+        return self.local.local_steps * self.local.batch_size
+
+    @property
+    def scale(self) -> MergeScale:
+        """The fixed-point scale of a merge."""
+        return self.rule.scale(self.goal, self.most_examples)
 
     def to_json(self) -> str:
         """For the store."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "local"}
-        return json.dumps({"local": self.local.as_dict(), **own}, sort_keys=True)
+        own = {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name not in ("local", "rule")
+        }
+        parts = {"local": self.local.as_dict(), "rule": self.rule.as_dict()}
+        return json.dumps({**parts, **own}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RoundSettings:
         """What :meth:`to_json` wrote."""
         document: dict[str, Any] = json.loads(text)
-        return cls(local=LocalSettings.from_dict(document.pop("local")), **document)
+        local = LocalSettings.from_dict(document.pop("local"))
+        return cls(local=local, rule=RoundRule.from_dict(document.pop("rule")), **document)
 
 
 @dataclass(frozen=True)

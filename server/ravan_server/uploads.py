@@ -62,8 +62,7 @@ class UploadReceiver:
     Args:
         reader: Of the artifact.
         task: The id under which it is sent.
-        version: The version that the task starts from; None: the task is known to be over, and the
-            body is only compared with what is stored.
+        version: The version that the task starts from.
         length: The announced length.
         budget: Memory for it.
         sha256: Of the body, where whoever hands it over compares it; None: it is computed here.
@@ -76,7 +75,7 @@ class UploadReceiver:
         self,
         reader: UpdateReader,
         task: str,
-        version: int | None,
+        version: int,
         length: int,
         budget: MemoryBudget,
         sha256: str | None = None,
@@ -173,7 +172,7 @@ class UploadReceiver:
             raise Refusal(
                 Reason.WRONG_TASK, f"the update says task {info.task}, it was sent as {self._task}"
             )
-        if self._version is not None and info.version != self._version:
+        if info.version != self._version:
             raise Refusal(
                 Reason.WRONG_TASK,
                 f"the update starts from version {info.version}, its task from {self._version}",

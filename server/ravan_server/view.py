@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from ravan_edge.protocol import RunState
 from ravan_server.group_commit import Work
+from ravan_server.operations import is_overdue
 from ravan_server.rounds import Attempt, AttemptState
-from ravan_server.store import TaskRow, Transaction, VersionRow
+from ravan_server.store import TaskRow, TaskState, Transaction, VersionRow
 
 __all__ = ["View"]
 
@@ -25,8 +26,9 @@ class View:
     Attributes:
         attempt: The latest attempt.
         heads: The version its devices start from.
-        tasks: Its tasks by id.
-        task_of: Its devices' tasks.
+        tasks: Those that it gave out, all that are out, and those whose updates are stored for it.
+        task_of: The task that a device has; where it has none, the one that the attempt gave it.
+        earlier: Attempts that gave out what is still out, and the versions they started from, by id.
         devices: How many devices ever had a task.
         failed_attempts: How many attempts failed.
     """
@@ -35,6 +37,7 @@ class View:
     heads: VersionRow
     tasks: dict[str, TaskRow] = field(default_factory=dict)
     task_of: dict[str, TaskRow] = field(default_factory=dict)
+    earlier: dict[int, tuple[Attempt, VersionRow]] = field(default_factory=dict)
     devices: int = 0
     failed_attempts: int = 0
 
@@ -49,6 +52,14 @@ class View:
             failed_attempts=transaction.attempts(AttemptState.FAILED),
         )
         view._remember(transaction.tasks(attempt.id))
+        view._remember(transaction.tasks_stored(attempt.id))
+        out = transaction.tasks_out()
+        view._remember(out)
+        for number in {row.attempt for row in out} - {attempt.id}:
+            found = transaction.attempt_of(number)
+            heads = None if found is None else transaction.version(found.version)
+            if found is not None and heads is not None:
+                view.earlier[number] = found, heads
         return view
 
     def follow(self, work: Work) -> bool:
@@ -59,6 +70,16 @@ class View:
         self.attempt = work.attempt
         self.devices = max(self.devices, *(row.number + 1 for row in work.changed_tasks), 0)
         return True
+
+    def origin(self, row: TaskRow) -> tuple[Attempt, VersionRow] | None:
+        """The attempt that gave out a task, and the version it starts from; None: it is over."""
+        if row.attempt == self.attempt.id:
+            return self.attempt, self.heads
+        return self.earlier.get(row.attempt)
+
+    def overdue(self, now: float) -> list[TaskRow]:
+        """Tasks that are out, and whose own deadline has passed."""
+        return [row for row in list(self.tasks.values()) if is_overdue(row, now)]
 
     @property
     def state(self) -> RunState:
@@ -74,4 +95,9 @@ class View:
     def _remember(self, rows: Iterable[TaskRow]) -> None:
         for row in rows:
             self.tasks[row.task] = row
-            self.task_of[row.device] = row
+            if row.state is TaskState.TRAINING or row.attempt == self.attempt.id:
+                self.task_of[row.device] = row
+            else:
+                known = self.task_of.get(row.device)
+                if known is not None and known.task == row.task:
+                    del self.task_of[row.device]  # a task of an earlier attempt has ended

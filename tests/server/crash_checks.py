@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import select
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.merge import RoundMode, staleness_factor
+from ravan_edge.protocol import Refusal
 from ravan_server.coordinator import Coordinator
 from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
+from ravan_server.settings import RoundSettings
 from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction
 from ravan_server.store.schema import attempts
 from tests.server.crash_program import DEVICES, ROUNDS, device
 from tests.server.server_kit import (
     Clock,
+    Counted,
     ask,
     device_update,
-    expected_heads,
+    merged_heads,
     opened_server,
     send,
     wait_for,
@@ -27,15 +32,17 @@ from tests.server.server_kit import (
 __all__ = ["check_state", "go_on"]
 
 
-def check_state(artifact: Artifact, state: Path, marks: Iterable[str]) -> int:
+def check_state(artifact: Artifact, state: Path, marks: Iterable[str], mode: RoundMode) -> int:
     """Open a state folder as a restarted server would, and look at all of it. The latest version.
 
     Args:
         artifact: Of the run.
         state: The folder as the crash left it.
         marks: What had been said to others before the crash, a line each.
+        mode: Of its rounds.
     """
-    with opened_server(artifact, state, Clock(), ROUNDS):
+    settings = ROUNDS[mode]
+    with opened_server(artifact, state, Clock(), settings):
         pass  # recovery, and whatever it merges on the way
     store = SqlStore(state / DATABASE_NAME)
     try:
@@ -58,7 +65,7 @@ def check_state(artifact: Artifact, state: Path, marks: Iterable[str]) -> int:
                     assert version is not None, f"version {words[0]} was seen and is gone"
                     assert version.heads == words[1]
             _check_invitations(transaction)
-        _check_versions(artifact, state, store, latest)
+        _check_versions(artifact, state, store, latest, settings)
     finally:
         store.close()
     return latest
@@ -84,7 +91,9 @@ def _check_promise(row: TaskRow | None, digest: str, state: Path) -> None:
         assert len(segment) >= row.update.offset + row.update.bytes, "acknowledged bytes are lost"
 
 
-def _check_versions(artifact: Artifact, state: Path, store: SqlStore, latest: int) -> None:
+def _check_versions(
+    artifact: Artifact, state: Path, store: SqlStore, latest: int, settings: RoundSettings
+) -> None:
     """Each version is bit by bit what its recorded updates make of the one before."""
     with store.reading() as transaction:
         versions = [transaction.version(number) for number in range(latest + 1)]
@@ -92,23 +101,38 @@ def _check_versions(artifact: Artifact, state: Path, store: SqlStore, latest: in
             assert before is not None
             assert version is not None
             assert version.attempt is not None
-            rows = [
-                row for row in transaction.tasks(version.attempt) if row.state is TaskState.MERGED
-            ]
-            devices = [row.number for row in rows]
-            assert len(devices) == len(set(devices)) == version.updates == ROUNDS.goal
+            updates = _merged(transaction, version.attempt, before.version)
+            assert len(updates) == len(set(updates)) == version.updates
+            assert settings.enough <= len(updates) <= settings.updates
             blobs = state / BLOBS_NAME
             found = (blobs / version.heads).read_bytes()
-            expected = expected_heads(artifact, blobs / before.heads, devices, before.version)
+            expected = merged_heads(artifact, blobs / before.heads, updates, before.version)
             assert found == expected, f"version {version.version} is not what its updates make"
     with store.engine.connect() as connection:
         for row in connection.execute(select(attempts)).mappings():
-            assert row["accepted"] <= ROUNDS.goal
+            assert row["accepted"] <= settings.updates
+    with store.reading() as transaction:
+        assert transaction.attempt().training == len(transaction.tasks_out())
 
 
-def go_on(artifact: Artifact, state: Path, versions: int) -> str:
+def _merged(transaction: Transaction, attempt: int, version: int) -> list[Counted]:
+    """What is recorded of the updates that an attempt merged into ``version``."""
+    found = []
+    for number in range(1, attempt + 1):
+        for row in transaction.tasks(number):
+            if row.update is None or row.update.counted_in != attempt:
+                continue
+            if row.state is TaskState.UNUSED:
+                continue  # its device was shut out
+            assert row.state is TaskState.MERGED
+            assert row.update.factor == staleness_factor(version - row.version)
+            found.append(Counted(row.number, row.version, row.update.count, row.update.factor))
+    return found
+
+
+def go_on(artifact: Artifact, state: Path, versions: int, mode: RoundMode) -> str:
     """Finish the run after a crash; the digest of its last heads."""
-    with opened_server(artifact, state, Clock(), ROUNDS) as server:
+    with opened_server(artifact, state, Clock(), ROUNDS[mode]) as server:
         while server.status().version < versions:
             one_more(server)
         return server.status().heads
@@ -120,7 +144,8 @@ def one_more(server: Coordinator) -> None:
     for number in range(DEVICES):
         offer = ask(server, device(number))
         if offer.answer == "task":
-            send(server, device_update(server.artifact, offer), offer.task)
+            with suppress(Refusal):  # a version is being made
+                send(server, device_update(server.artifact, offer), offer.task)
         if server.status().state == "merging" or server.status().version > version:
             break
     wait_for(server, version + 1)

@@ -1,8 +1,10 @@
 """A server and its devices in one process, which may be killed at any moment: run as a script.
 
-    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS
+    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS sync|async
 
-Devices enrol, check in, send updates, some twice; one is shut out; one attempt fails at its deadline.
+Devices enrol, check in, send updates, some twice; one is shut out; one attempt fails at its deadline, or
+is merged there where rounds are asynchronous. Then one device is always slow: it sends what it found
+from an earlier version.
 What a device or an operator was
 told is written to MARKS at once, a line each, with one write:
 
@@ -23,7 +25,8 @@ import sys
 from pathlib import Path
 
 from ravan_edge.artifact import open_artifact
-from ravan_edge.protocol import InviteDevices, Refusal, TaskOffer
+from ravan_edge.merge import RoundMode, RoundRule
+from ravan_edge.protocol import ComeBack, InviteDevices, Refusal, TaskOffer
 from ravan_edge.signing import device_of_key
 from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
@@ -38,19 +41,35 @@ from tests.server.server_kit import (
     wait_until,
 )
 
-ROUNDS = RoundSettings(
-    local=LocalSettings(local_steps=1), goal=3, over_selection=1.4, deadline_seconds=60
-)
+LOCAL = LocalSettings(local_steps=1)
+ROUNDS = {
+    RoundMode.SYNC: RoundSettings(local=LOCAL, goal=3, over_selection=1.4, deadline_seconds=60),
+    RoundMode.ASYNC: RoundSettings(
+        local=LOCAL,
+        rule=RoundRule(RoundMode.ASYNC, buffer=3, max_staleness=2),
+        goal=4,
+        minimum=1,
+        over_selection=1.4,
+        deadline_seconds=60,
+    ),
+}
 DEVICES = 5
+SLOW = 4  # with asynchronous rounds
+DEADLINE_AFTER = {
+    RoundMode.SYNC: 1,
+    RoundMode.ASYNC: 2,
+}  # versions: one more than has a stale update
+VERSIONS = {RoundMode.SYNC: 2, RoundMode.ASYNC: 3}
 PATIENCE_SECONDS = 10
 MOST_ROUNDS = 20
 
 
-def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
+def main(artifact: Path, state: Path, marks: Path, versions: int, mode: RoundMode) -> None:
     """Until there are so many versions."""
     descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     clock = Clock()
-    with opened_server(open_artifact(artifact), state, clock, ROUNDS) as server:
+    unsent: list[TaskOffer] = []
+    with opened_server(open_artifact(artifact), state, clock, ROUNDS[mode]) as server:
         if server.status().version == 0:
             enrol_all(server, descriptor)
         for _ in range(MOST_ROUNDS):
@@ -58,9 +77,9 @@ def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
                 break
             status = server.status()
             mark(descriptor, f"version {status.version} {status.heads}")
-            if status.version == 1 and not status.failed_attempts:
-                fail_an_attempt(server, descriptor, clock)
-            one_round(server, descriptor)
+            if status.version == DEADLINE_AFTER[mode] and not status.failed_attempts:
+                wait_for_a_deadline(server, descriptor, clock)
+            one_round(server, descriptor, unsent)
         status = server.status()
         mark(descriptor, f"version {status.version} {status.heads}")
         if status.version < versions:
@@ -88,8 +107,10 @@ def enrol_all(server: Coordinator, descriptor: int) -> None:
                 mark(descriptor, f"enrolled {row.device} {row.public_key}")
 
 
-def fail_an_attempt(server: Coordinator, descriptor: int, clock: Clock) -> None:
+def wait_for_a_deadline(server: Coordinator, descriptor: int, clock: Clock) -> None:
     """Two updates, of which one is taken out again, and then nothing until the deadline."""
+    version = server.status().version
+    ask(server, device(2))  # and is not heard of again
     for number in range(2):
         offer = ask(server, device(number))
         if isinstance(offer, TaskOffer):
@@ -99,18 +120,27 @@ def fail_an_attempt(server: Coordinator, descriptor: int, clock: Clock) -> None:
     except Refusal as refusal:
         say(refusal)
     clock.now += 1000
-    wait_until(lambda: server.status().failed_attempts > 0, PATIENCE_SECONDS)
+    wait_until(
+        lambda: server.status().failed_attempts > 0 or server.status().version > version,
+        PATIENCE_SECONDS,
+    )
 
 
-def one_round(server: Coordinator, descriptor: int) -> None:
+def one_round(server: Coordinator, descriptor: int, unsent: list[TaskOffer]) -> None:
     """Every device that gets a task does it; what comes too late is refused."""
     version = server.status().version
-    offers = []
+    offers: list[TaskOffer | ComeBack] = [*unsent]
+    unsent.clear()
     for number in range(DEVICES):
         try:
-            offers.append(ask(server, device(number)))
+            found = ask(server, device(number))
         except Refusal as refusal:
             say(refusal)
+            continue
+        if server.status().mode == "async" and number == SLOW and isinstance(found, TaskOffer):
+            unsent.append(found)
+        else:
+            offers.append(found)
     for offer in offers:
         if isinstance(offer, TaskOffer):
             try:
@@ -151,4 +181,10 @@ def mark(descriptor: int, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        Path(sys.argv[3]),
+        int(sys.argv[4]),
+        RoundMode(sys.argv[5]),
+    )

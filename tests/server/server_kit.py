@@ -34,11 +34,13 @@ from ravan_server.settings import RoundSettings, ServerSettings
 
 __all__ = [
     "Clock",
+    "Counted",
     "ask",
     "device_difference",
     "device_update",
     "expected_heads",
     "listening",
+    "merged_heads",
     "opened_server",
     "send",
     "wait_for",
@@ -150,7 +152,24 @@ def send(
     return future.result(30)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """An update that is merged: whose it is, the version it started from, and its weight."""
+
+    device: int
+    version: int
+    count: int = 1
+    factor: int = 1 << 32
+
+
 def expected_heads(artifact: Artifact, before: Path, devices: list[int], version: int) -> bytes:
+    """The heads file after ``version``, of at most 3 updates that all started from it."""
+    return merged_heads(artifact, before, [Counted(number, version) for number in devices], version)
+
+
+def merged_heads(
+    artifact: Artifact, before: Path, updates: list[Counted], version: int, most: int = 3
+) -> bytes:
     """The heads file after ``version``, bit by bit, from integers as Python has them.
 
     A slow twin of section 9 of docs/artifact.md: no numpy integer, no shared code but the file's writer.
@@ -158,18 +177,23 @@ def expected_heads(artifact: Artifact, before: Path, devices: list[int], version
     Args:
         artifact: Of the run.
         before: The heads file of ``version``.
-        devices: The numbers of the devices whose updates count; at most 3.
-        version: The version they started from.
+        updates: That count.
+        version: The latest.
+        most: N, the most that their counts can add up to.
     """
     method = method_for(artifact.manifest)
     heads = method.layout.pack(load_heads(before, artifact.manifest, artifact.digest))
-    differences = [device_difference(artifact, number, version) for number in devices]
-    power = 62 - 6 - 2  # three devices at most
+    differences = [device_difference(artifact, each.device, each.version) for each in updates]
+    power = 62 - 6 - (most - 1).bit_length()
+    counts = sum(each.count for each in updates)
     merged = heads.copy()
     for index in range(len(heads)):
         # Python's round() is half to even, and its integers do not end.
-        total = sum(round(float(each[index]) * 2.0**power) for each in differences)
-        mean = float(np.float64(total)) * 2.0**-power / len(differences)
+        total = sum(
+            round(float(difference[index]) * each.count * each.factor * 2.0 ** (power - 32))
+            for difference, each in zip(differences, updates, strict=True)
+        )
+        mean = float(np.float64(total)) * 2.0**-power / counts
         merged[index] = np.float32(float(heads[index]) + mean)
     metadata = heads_metadata(version + 1, artifact.digest)
     return tensors_to_bytes(method.layout.views(merged), metadata)

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.merge import RoundMode
 from tests.server.crash_checks import check_state, go_on
 from tests.tiny_artifact import make_tiny_artifact
 
 VERSIONS = 3
+BOTH = pytest.mark.parametrize("mode", list(RoundMode))
 
 
 @pytest.fixture(scope="module")
@@ -23,29 +25,35 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_tiny_artifact(tmp_path_factory.mktemp("kill") / "artifact")
 
 
-def program(artifact: Artifact, state: Path, marks: Path) -> subprocess.Popen[bytes]:
+def program(
+    artifact: Artifact, state: Path, marks: Path, mode: RoundMode
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
-    return subprocess.Popen([*command, str(state), str(marks), str(VERSIONS)])
+    return subprocess.Popen([*command, str(state), str(marks), str(VERSIONS), str(mode)])
 
 
 def lines(marks: Path) -> list[str]:
     return marks.read_text().splitlines() if marks.exists() else []
 
 
-def test_without_a_kill_it_ends(artifact: Artifact, tmp_path: Path) -> None:
+@BOTH
+def test_without_a_kill_it_ends(artifact: Artifact, tmp_path: Path, mode: RoundMode) -> None:
     state, marks = tmp_path / "state", tmp_path / "marks"
-    assert program(artifact, state, marks).wait() == 0
-    assert check_state(artifact, state, lines(marks)) == VERSIONS
+    assert program(artifact, state, marks, mode).wait() == 0
+    assert check_state(artifact, state, lines(marks), mode) == VERSIONS
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
-def test_killed_at_any_moment(artifact: Artifact, tmp_path: Path, seed: int) -> None:
+@BOTH
+def test_killed_at_any_moment(
+    artifact: Artifact, tmp_path: Path, seed: int, mode: RoundMode
+) -> None:
     """Each process is killed a moment after something it said, often while it writes."""
     moments = random.Random(seed)
     state, marks = tmp_path / "state", tmp_path / "marks"
     for _ in range(50):
         said = len(lines(marks))
-        process = program(artifact, state, marks)
+        process = program(artifact, state, marks, mode)
         patience = time.monotonic() + 60
         wanted = said + moments.randint(1, 6)
         while process.poll() is None and len(lines(marks)) < wanted:
@@ -55,8 +63,8 @@ def test_killed_at_any_moment(artifact: Artifact, tmp_path: Path, seed: int) -> 
         process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             break
-        check_state(artifact, state, lines(marks))
+        check_state(artifact, state, lines(marks), mode)
     else:
         pytest.fail("50 processes did not reach the end")
-    assert check_state(artifact, state, lines(marks)) == VERSIONS
-    assert go_on(artifact, state, VERSIONS + 1)
+    assert check_state(artifact, state, lines(marks), mode) == VERSIONS
+    assert go_on(artifact, state, VERSIONS + 1, mode)

@@ -13,6 +13,7 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.cli.common import DataSettings
+from ravan_edge.merge import RoundMode, RoundRule
 from ravan_edge.protocol import KINDS, Reason
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
@@ -29,7 +30,7 @@ OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
 
 
 def test_every_option_is_there_and_no_other() -> None:
-    classes = (RoundSettings, ServerSettings, LocalSettings, DataSettings)
+    classes = (RoundSettings, RoundRule, ServerSettings, LocalSettings, DataSettings)
     names = {option_name(item.name) for kind in classes for item, _ in option_infos(kind)}
     documented = {
         name
@@ -40,15 +41,22 @@ def test_every_option_is_there_and_no_other() -> None:
     assert documented == names | {"--state", "--test"}
 
 
-@pytest.mark.parametrize("kind", [RoundSettings, ServerSettings])
-def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerSettings]) -> None:
+@pytest.mark.parametrize("kind", [RoundSettings, RoundRule, ServerSettings])
+def test_every_default_is_the_one_of_the_code(
+    kind: type[RoundSettings | RoundRule | ServerSettings],
+) -> None:
     for item, _ in option_infos(kind):
         row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)
         shown = NO_DEFAULT.get(item.name, "") if item.default is None else _shown(item.default)
         assert row.split("|")[2].strip() == shown, item.name
 
 
-NO_DEFAULT = {"minimum": "the goal", "operator_token_file": "made once"}
+NO_DEFAULT = {
+    "minimum": "as many as without a deadline",
+    "buffer": "the goal",
+    "max_staleness": "no limit",
+    "operator_token_file": "made once",
+}
 
 
 def test_every_limit_of_a_connection_is_on_both_pages() -> None:
@@ -121,7 +129,7 @@ def test_a_copy_of_a_frozen_server_is_a_backup(artifact: Artifact, tmp_path: Pat
     state, marks = tmp_path / "state", tmp_path / "marks"
     command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
     copies = []
-    with subprocess.Popen([*command, str(state), str(marks), "4"]) as process:
+    with subprocess.Popen([*command, str(state), str(marks), "4", "sync"]) as process:
         said = 0
         while process.poll() is None:
             now = marks.read_text().splitlines() if marks.exists() else []
@@ -136,5 +144,5 @@ def test_a_copy_of_a_frozen_server_is_a_backup(artifact: Artifact, tmp_path: Pat
     assert process.returncode == 0
     assert len(copies) >= 3
     for copy, promised in copies:
-        latest = check_state(artifact, copy, promised)
-        assert go_on(artifact, copy, latest + 1)
+        latest = check_state(artifact, copy, promised, RoundMode.SYNC)
+        assert go_on(artifact, copy, latest + 1, RoundMode.SYNC)

@@ -10,6 +10,7 @@ import pytest
 
 import ravan_edge.device.training as device_training
 from ravan_edge.errors import ServerRefusedError, UsageError
+from ravan_edge.merge import RoundMode, RoundRule
 from ravan_edge.simulate import simulate
 from tests.server.server_kit import ask, wait_until
 from tests.simulate.conftest import RequestFor, Tiny
@@ -41,8 +42,13 @@ def test_what_only_a_simulated_server_can_do_is_refused(
         ({"goal": 4}, {}, r"--per-round: 3, but the server's --goal is 4\..*--goal 3"),
         ({}, {"rounds": 9}, r"--rounds: 3, but the server's --rounds is 9"),
         ({}, {"seed": 5}, r"--server: --seed is 5 on the server and 0 here"),
+        (
+            {"rule": RoundRule(RoundMode.ASYNC)},
+            {},
+            r"--server: the server's rounds are asynchronous",
+        ),
     ],
-    ids=["goal", "rounds", "seed"],
+    ids=["goal", "rounds", "seed", "mode"],
 )
 @pytest.mark.usefixtures("in_process")
 def test_other_settings_of_the_server_are_refused(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ravan_edge.merge import PLAIN, Weight
+
 __all__ = [
     "IdentityRow",
     "InvitationRow",
@@ -29,6 +31,8 @@ class TaskState(StrEnum):
     """The device could not do it."""
     LATE = "late"
     """The round ended without it."""
+    STALE = "stale"
+    """Too many versions were made while it was out."""
     UNUSED = "unused"
     """Its update is stored, but its attempt failed."""
 
@@ -57,7 +61,9 @@ class StoredUpdate:
         bytes: Its length.
         examples: Rows that the device saw.
         steps: Steps it took.
-        weight: How it counts in the merge.
+        counted_in: Id of the attempt that merges it.
+        count: As how many it counts there.
+        factor: What its staleness makes of it, in steps of 2^-32 (docs/artifact.md, section 9).
     """
 
     sha256: str
@@ -66,7 +72,15 @@ class StoredUpdate:
     bytes: int
     examples: int
     steps: int
-    weight: int = 1
+    counted_in: int
+    count: int = PLAIN.count
+    factor: int = PLAIN.factor
+
+    @property
+    def weight(self) -> Weight:
+        """Both."""
+        found = Weight(self.count, self.factor)
+        return PLAIN if found == PLAIN else found  # that one takes the short way
 
 
 @dataclass(frozen=True)
@@ -75,13 +89,15 @@ class TaskRow:
 
     Attributes:
         task: Its id, the key of exactly-once.
-        attempt: Id of the attempt it belongs to.
+        attempt: Id of the attempt that gave it out.
+        version: The version it starts from.
         device: The device, as it calls itself.
         number: The device's number.
         plan: The plan it was told to run.
         heads_to_train: Heads of each layer that train; None: all.
         state: What became of it.
         assigned_at: Seconds since 1970.
+        deadline_at: Until when it may be out; None: until its attempt ends.
         ended_at: When it left the state ``training``.
         failure: Why the device gave it back.
         update: Where its update lies.
@@ -89,12 +105,14 @@ class TaskRow:
 
     task: str
     attempt: int
+    version: int
     device: str
     number: int
     plan: str
     heads_to_train: int | None
     state: TaskState
     assigned_at: float
+    deadline_at: float | None = None
     ended_at: float | None = None
     failure: str | None = None
     update: StoredUpdate | None = None

@@ -15,10 +15,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
 )
 
 __all__ = [
+    "OUT",
     "SCHEMA_VERSION",
+    "STORED",
     "attempts",
     "devices",
     "identities",
@@ -29,7 +32,7 @@ __all__ = [
     "versions",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -72,12 +75,14 @@ tasks = Table(
     metadata,
     Column("task", String(64), primary_key=True),
     Column("attempt", Integer, ForeignKey("attempts.id"), nullable=False),
+    Column("version", Integer, nullable=False),
     Column("device", String(64), nullable=False),
     Column("number", Integer, nullable=False),
     Column("plan", String(32), nullable=False),
     Column("heads_to_train", Integer),
     Column("state", String(16), nullable=False),
     Column("assigned_at", Float, nullable=False),
+    Column("deadline_at", Float),
     Column("ended_at", Float),
     Column("failure", Text),
     Column("sha256", String(64)),
@@ -86,10 +91,17 @@ tasks = Table(
     Column("bytes", BigInteger),
     Column("examples", BigInteger),
     Column("steps", BigInteger),
-    Column("weight", BigInteger),
+    Column("counted_in", Integer),
+    Column("count", BigInteger),
+    Column("factor", BigInteger),
     UniqueConstraint("attempt", "device"),
     Index("tasks_of_attempt", "attempt", "assigned_at"),
 )
+# Few of many rows, which every new version asks for: indexes of those rows only.
+OUT = tasks.c.state == literal_column("'training'")
+STORED = tasks.c.state == literal_column("'accepted'")
+Index("tasks_out", tasks.c.device, sqlite_where=OUT, postgresql_where=OUT)
+Index("tasks_stored", tasks.c.counted_in, sqlite_where=STORED, postgresql_where=STORED)
 
 versions = Table(
     "versions",

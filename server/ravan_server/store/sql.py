@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     URL,
+    ColumnElement,
     Connection,
     Engine,
     bindparam,
@@ -35,7 +36,7 @@ from ravan_server.store.sql_identities import SqlIdentities
 
 __all__ = ["SqlStore", "SqlTransaction"]
 
-_UPDATE = ("sha256", "segment", "offset", "bytes", "examples", "steps", "weight")
+_UPDATE = tuple(StoredUpdate.__dataclass_fields__)
 _CHANGING = ("state", "ended_at", "failure", *_UPDATE)
 _SAVE_TASK = (
     update(schema.tasks)
@@ -72,6 +73,11 @@ class SqlTransaction:
         """The latest attempt."""
         latest = select(schema.attempts).order_by(schema.attempts.c.id.desc()).limit(1)
         return _attempt(self._first(latest))
+
+    def attempt_of(self, attempt: int) -> Attempt | None:
+        """An attempt by its id."""
+        found = self._one(select(schema.attempts).where(schema.attempts.c.id == attempt))
+        return None if found is None else _attempt(found)
 
     def add_attempt(self, attempt: Attempt) -> None:
         """A new attempt; its id is free."""
@@ -111,20 +117,25 @@ class SqlTransaction:
         return None if found is None else _task(found)
 
     def task_of(self, attempt: int, device: str) -> TaskRow | None:
-        """The task that a device has, or had, in an attempt."""
+        """The task that a device has; where it has none, the one that this attempt gave it."""
         table = schema.tasks
-        found = self._one(select(table).where(table.c.attempt == attempt, table.c.device == device))
+        of_device = select(table).where(table.c.device == device)
+        found = self._one(of_device.where(schema.OUT)) or self._one(
+            of_device.where(table.c.attempt == attempt)
+        )
         return None if found is None else _task(found)
 
     def tasks(self, attempt: int) -> Sequence[TaskRow]:
-        """All tasks of an attempt, in the order of their assignment."""
-        table = schema.tasks
-        statement = (
-            select(table)
-            .where(table.c.attempt == attempt)
-            .order_by(table.c.assigned_at, table.c.task)
-        )
-        return [_task(dict(found)) for found in self._connection.execute(statement).mappings()]
+        """All tasks that an attempt gave out, in the order of their assignment."""
+        return self._tasks(schema.tasks.c.attempt == attempt)
+
+    def tasks_out(self) -> Sequence[TaskRow]:
+        """All tasks that are out, in the same order."""
+        return self._tasks(schema.OUT)
+
+    def tasks_stored(self, attempt: int) -> Sequence[TaskRow]:
+        """All tasks whose updates are stored for an attempt, in the same order."""
+        return self._tasks(schema.STORED, schema.tasks.c.counted_in == attempt)
 
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
         """New tasks; a device has one of an attempt at most."""
@@ -139,13 +150,28 @@ class SqlTransaction:
             values.append({"id": row.task} | {name: every[name] for name in _CHANGING})
         self._connection.execute(_SAVE_TASK, values)
 
-    def end_tasks(self, attempt: int, before: TaskState, after: TaskState, now: float) -> None:
-        """Move all tasks of an attempt from one state to another."""
+    def extend_deadlines(self, deadline_at: float) -> None:
+        """Tasks that are out and have a deadline have this one."""
         table = schema.tasks
         self._connection.execute(
             update(table)
-            .where(table.c.attempt == attempt, table.c.state == str(before))
-            .values(state=str(after), ended_at=func.coalesce(table.c.ended_at, now))
+            .where(schema.OUT, table.c.deadline_at.is_not(None))
+            .values(deadline_at=deadline_at)
+        )
+
+    def end_out(self, after: TaskState, now: float, before_version: int | None = None) -> int:
+        """Move all tasks that are out to another state; how many there were."""
+        statement = update(schema.tasks).where(schema.OUT).values(state=str(after), ended_at=now)
+        if before_version is not None:
+            statement = statement.where(schema.tasks.c.version < before_version)
+        return self._connection.execute(statement).rowcount
+
+    def end_stored(self, attempt: int, after: TaskState) -> None:
+        """Move all tasks whose updates are stored for an attempt to another state."""
+        self._connection.execute(
+            update(schema.tasks)
+            .where(schema.STORED, schema.tasks.c.counted_in == attempt)
+            .values(state=str(after))
         )
 
     def latest_version(self) -> VersionRow:
@@ -175,6 +201,11 @@ class SqlTransaction:
     def add_version(self, row: VersionRow) -> None:
         """A new version."""
         self._connection.execute(insert(schema.versions), asdict(row))
+
+    def _tasks(self, *where: ColumnElement[bool]) -> Sequence[TaskRow]:
+        table = schema.tasks
+        statement = select(table).where(*where).order_by(table.c.assigned_at, table.c.task)
+        return [_task(dict(found)) for found in self._connection.execute(statement).mappings()]
 
     def _one(self, statement: Any) -> Mapping[str, Any] | None:  # noqa: ANN401
         found = self._connection.execute(statement).mappings().first()

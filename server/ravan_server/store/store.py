@@ -90,6 +90,10 @@ class Transaction(Protocol):
         """
         ...
 
+    def attempt_of(self, attempt: int) -> Attempt | None:
+        """An attempt by its id."""
+        ...
+
     def add_attempt(self, attempt: Attempt) -> None:
         """A new attempt; its id is free."""
         ...
@@ -119,11 +123,19 @@ class Transaction(Protocol):
         ...
 
     def task_of(self, attempt: int, device: str) -> TaskRow | None:
-        """The task that a device has, or had, in an attempt."""
+        """The task that a device has; where it has none, the one that this attempt gave it."""
         ...
 
     def tasks(self, attempt: int) -> Sequence[TaskRow]:
-        """All tasks of an attempt, in the order of their assignment."""
+        """All tasks that an attempt gave out, in the order of their assignment."""
+        ...
+
+    def tasks_out(self) -> Sequence[TaskRow]:
+        """All tasks that are out, in the same order."""
+        ...
+
+    def tasks_stored(self, attempt: int) -> Sequence[TaskRow]:
+        """All tasks whose updates are stored for an attempt, in the same order."""
         ...
 
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
@@ -134,8 +146,22 @@ class Transaction(Protocol):
         """Tasks that are there, changed: their state, and what came with it."""
         ...
 
-    def end_tasks(self, attempt: int, before: TaskState, after: TaskState, now: float) -> None:
-        """Move all tasks of an attempt from one state to another."""
+    def extend_deadlines(self, deadline_at: float) -> None:
+        """Tasks that are out and have a deadline have this one."""
+        ...
+
+    def end_out(self, after: TaskState, now: float, before_version: int | None = None) -> int:
+        """Move all tasks that are out to another state; how many there were.
+
+        Args:
+            after: That state.
+            now: Seconds since 1970.
+            before_version: Only those that started from an earlier version; None: all.
+        """
+        ...
+
+    def end_stored(self, attempt: int, after: TaskState) -> None:
+        """Move all tasks whose updates are stored for an attempt to another state."""
         ...
 
     def latest_version(self) -> VersionRow:
