@@ -1,6 +1,6 @@
 """How much the aggregator can take: uploads, check-ins, a crowd, an idle process, a day of rounds.
 
-    python -m bench.server [uploads] [check-ins] [login] [crowd] [idle] [day] [--json]
+    python -m bench.server [uploads] [check-ins] [login] [crowd] [idle] [modes] [day] [--json]
 
 Every row runs a real `ravan serve` with its state on the disk of `--folder`, and a load that is one
 other process on the same machine (bench/server_load.py), so the cores are for both. The models
@@ -19,10 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.rows import Row, at_least, at_most, p99
 from bench.server_sides import (
     ServerProcess,
     floor,
@@ -37,6 +38,7 @@ from ravan_server.settings import RoundSettings
 LARGE = {"heads": 8, "rank": 79}  # an update has 200,716 bytes
 SMALL = {"heads": 4, "rank": 24}  # 10,204 bytes
 CONNECTIONS = 64
+SLOW_EVERY, SLOW_SECONDS = 10, 1.0
 
 TARGET_UPLOADS = 400.0
 TARGET_FLOOR_RATIO = 0.4
@@ -48,51 +50,6 @@ TARGET_CROWD_MB = 300.0
 TARGET_IDLE_MB = 150.0
 TARGET_START_SECONDS = 1.5
 TARGET_GROWTH_MB = 5.0  # of what was there after the first 5,000: allocators breathe that much
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure against its target.
-
-    Attributes:
-        name: What was measured.
-        figure: Median of the repeats.
-        target: At least or at most this much.
-        met: Whether it is.
-        repeats: Every repeat.
-        conditions: How it was measured.
-        digits: Behind the point, when printed.
-    """
-
-    name: str
-    figure: float
-    target: str
-    met: bool
-    repeats: list[float]
-    conditions: str
-    digits: int = 0
-
-    def __str__(self) -> str:
-        spread = f"{min(self.repeats):,.{self.digits}f} to {max(self.repeats):,.{self.digits}f}"
-        verdict = "met" if self.met else "MISSED"
-        return (
-            f"{self.name:<44} {self.figure:>9,.{self.digits}f}   {self.target:<10} {verdict:<7}"
-            f"{spread} ({len(self.repeats)})   {self.conditions}"
-        )
-
-
-def at_least(name: str, found: Sequence[float], target: float, how: str, digits: int = 0) -> Row:
-    figure = statistics.median(found)
-    return Row(name, figure, f">= {target:,.{digits}f}", figure >= target, [*found], how, digits)
-
-
-def at_most(name: str, found: Sequence[float], target: float, how: str, digits: int = 0) -> Row:
-    figure = statistics.median(found)
-    return Row(name, figure, f"<= {target:,.{digits}f}", figure <= target, [*found], how, digits)
-
-
-def p99(values: Sequence[float]) -> float:
-    return sorted(values)[max(0, -(-99 * len(values) // 100) - 1)]
 
 
 def resident_mb(pid: int) -> float:
@@ -341,12 +298,52 @@ def day(folder: Path, options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def modes(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """Rounds with slow devices among the quick ones, synchronous and asynchronous in turn."""
+    artifact = make_artifact(folder / "artifact", **SMALL)
+    count: int = options.uploads
+    rates: dict[str, list[float]] = {"sync": [], "async": []}
+    lost: dict[str, list[float]] = {"sync": [], "async": []}
+    for number in range(options.repeats):
+        for mode, found in rates.items():
+            state = folder / f"state{number}{mode}"
+            # Where 60 updates make a version and 78 devices may be at work.
+            settings: dict[str, Any] = {"goal": 60, "rounds": 1_000_000, "mode": mode}
+            with ServerProcess(artifact.folder, state, **settings) as server:
+                answer = load(
+                    kind="rounds",
+                    port=server.port,
+                    folder=str(artifact.folder),
+                    artifact=artifact.digest,
+                    count=count,
+                    devices=1000,
+                    connections=80,
+                    slow_every=SLOW_EVERY,
+                    slow_seconds=SLOW_SECONDS,
+                )
+            found.append(answer["accepted"] / answer["seconds"])
+            lost[mode].append(float(sum(answer["refused"].values())))
+            say(f"modes: {mode} {found[-1]:.0f} updates/s, refused {answer['refused']}")
+            shutil.rmtree(state)
+    how = (
+        f"{count} updates, 78 devices at work, every {SLOW_EVERY}th needs {SLOW_SECONDS:g} s; "
+        f"synchronous {statistics.median(rates['sync']):,.0f} a second, "
+        f"{statistics.median(lost['sync']):,.0f} updates refused as too late"
+    )
+    ratios = [one / other for one, other in zip(rates["async"], rates["sync"], strict=True)]
+    return [
+        at_least("asynchronous: updates a second, of synchronous", ratios, 1.0, how, 2),
+        at_most("... updates refused", lost["async"], 0.0, how),
+    ]
+
+
 ROWS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "uploads": uploads,
     "check-ins": check_ins,
     "login": login,
     "crowd": crowd,
     "idle": idle,
+    "modes": modes,
     "day": day,
 }
 

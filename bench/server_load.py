@@ -31,7 +31,7 @@ from ravan_edge.signing import device_of_key, sign_request
 
 PLACEHOLDER = "T" * 22  # as long as a task's id
 HOST = "127.0.0.1"
-OK = 200
+OK, BUSY = 200, 503
 RETRY_SECONDS = 0.02
 
 Job = dict[str, Any]
@@ -290,11 +290,15 @@ async def uploads(job: Job) -> Job:
 
 
 async def rounds(job: Job) -> Job:
-    """Devices that check in, upload and check in again, until ``count`` updates are acknowledged."""
+    """Devices that check in, upload and check in again, until ``count`` updates are acknowledged.
+
+    With ``slow_every`` each so-manieth device needs ``slow_seconds`` for its task, the others none.
+    """
     loop = asyncio.get_running_loop()
     updates = Updates(job["folder"])
     numbers = itertools.cycle(range(job["devices"]))
     accepted = 0
+    slow_every: int = job.get("slow_every", 0)
     tally = Tally()
 
     async def work() -> None:
@@ -308,13 +312,20 @@ async def rounds(job: Job) -> Job:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             body = updates.body(task["task"], task["version"])
-            status, _ = await connection.ask(upload_request(task["task"], body))
-            if status == OK:
-                accepted += 1
-            else:  # the round was over: the server closes the connection
-                tally.refused[str(status)] += 1
+            if slow_every and task["device"] % slow_every == 0:
+                await asyncio.sleep(job["slow_seconds"])
+            while True:
+                status, _ = await connection.ask(upload_request(task["task"], body))
+                if status == OK:
+                    accepted += 1
+                    break
+                # The round was over, or a version is being made: the server closes the connection.
                 connection.close()
                 connection = await Connection.open(job["port"])
+                if status != BUSY:
+                    tally.refused[str(status)] += 1
+                    break
+                await asyncio.sleep(RETRY_SECONDS)
         connection.close()
 
     began = loop.time()
