@@ -40,6 +40,37 @@ def test_every_option_is_there_and_no_other() -> None:
     assert documented == names | {"--state", "--test"}
 
 
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
+    """A line of one table that slips into another shows in the number of cells, or in the next test."""
+    tables: list[list[str]] = [[]]
+    for line in PAGE.splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line)
+        elif tables[-1]:
+            tables.append([])
+    tables = [table for table in tables if table]
+    assert len(tables) > 5
+    for head, rule, *rows in tables:
+        count = len(_cells(head))
+        assert rule == "|" + "---|" * count
+        assert rows
+        for row in rows:
+            assert len(_cells(row)) == count, row
+            assert row.endswith("|"), row
+
+
+def test_every_option_says_when_a_change_takes_effect() -> None:
+    moments = ("at once", "at the next merge", "from the next attempt on")
+    rows = [_cells(line) for line in OPTIONS.splitlines() if line.startswith("| `--")]
+    assert rows
+    for row in rows:
+        assert row[3].startswith(moments) or row[0] in {"`--state`", "`--test`"}, row
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+
+
 @pytest.mark.parametrize("kind", [RoundSettings, ServerSettings])
 def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerSettings]) -> None:
     for item, _ in option_infos(kind):
