@@ -144,7 +144,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
         found = coordinator.check_in(message)
         if isinstance(found, ComeBack):
             return json_response(found)
-        return json_response(coordinator.answer(await asyncio.wrap_future(found)))
+        return json_response(coordinator.answer(await asyncio.wrap_future(found), message.device))
 
     @app.put(
         "/v1/tasks/{task}/update",
