@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.client_address import network_of
 from ravan_server.problems import problem_response
-from ravan_server.settings import ServerSettings
+from ravan_server.settings import DEFAULT_CONNECTIONS, ServerSettings
 
 __all__ = ["ConnectionLimits", "Connections", "Handshake", "LimitedConnection"]
 
@@ -49,7 +49,7 @@ class ConnectionLimits:
         sweep_seconds: How often all this is looked at: so much longer a time may last.
     """
 
-    connections: int = ServerSettings.connections
+    connections: int = DEFAULT_CONNECTIONS
     per_address: int | None = ServerSettings.connections_per_address
     head_bytes: int = 16 * 1024
     head_lines: int = 64

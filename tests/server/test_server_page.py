@@ -18,7 +18,7 @@ from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server import serving
 from ravan_server.http_connection import ConnectionLimits
-from ravan_server.settings import RoundSettings, ServerSettings
+from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from tests.server.crash_checks import check_state, go_on
 from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_until
 from tests.tiny_artifact import make_tiny_artifact
@@ -79,7 +79,11 @@ def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerS
         assert row.split("|")[2].strip() == shown, item.name
 
 
-NO_DEFAULT = {"minimum": "the goal", "operator_token_file": "made once"}
+NO_DEFAULT = {
+    "minimum": "the goal",
+    "operator_token_file": "made once",
+    "connections": f"{DEFAULT_CONNECTIONS}, or what fits",
+}
 
 
 def test_every_limit_of_a_connection_is_on_both_pages() -> None:
@@ -100,11 +104,7 @@ def test_every_limit_of_a_connection_is_on_both_pages() -> None:
     for reason in re.findall(r"`([a-z_]+)` \((\d+)\)", network):
         assert reason[0] in set(Reason)
         assert KINDS[Reason(reason[0])].status == int(reason[1])
-    settings = ServerSettings()
-    assert (limits.connections, limits.per_address) == (
-        settings.connections,
-        settings.connections_per_address,
-    )
+    assert limits.per_address == ServerSettings().connections_per_address
 
 
 def _shown(default: object) -> str:

@@ -163,9 +163,7 @@ def test_handshakes_that_never_end_are_bounded_by_number(
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files")
-def test_handshakes_that_fail_leave_no_file_open(
-    served: Served, files: Files, address: tuple[str, int]
-) -> None:
+def test_handshakes_that_fail_leave_no_file_open(files: Files, address: tuple[str, int]) -> None:
     def mine() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
