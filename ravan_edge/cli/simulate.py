@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ravan_edge.cli.common import JsonOption, print_json, say, takes_settings
+from ravan_edge.cli.operator import CaOption, TokenFileOption
 from ravan_edge.cli.report import report_line
 from ravan_edge.memory import format_bytes
 from ravan_edge.simulate import SimulationRequest, SimulationSettings
@@ -63,6 +64,8 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    ca: CaOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the heads of an artifact with many simulated devices on this machine.
@@ -81,7 +84,7 @@ def simulate(
       ravan simulate ART --train train.csv --out runs/real --per-round 3 --rounds 30 --lr 1e-3
         --server http://127.0.0.1:8750
     """
-    request = SimulationRequest(artifact, train, test, out, settings, server)
+    request = SimulationRequest(artifact, train, test, out, settings, server, ca, token_file)
     with RoundDisplay() as display:
         summary = run_simulation(request, workers=workers, on_event=display)
     report = report_line(out, "summary.json", REPORT_NAME, write_report)

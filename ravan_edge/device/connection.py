@@ -5,6 +5,7 @@ One request is one request here: when to try again is the business of who calls.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -118,6 +119,12 @@ class ServerConnection(Closing):
     def close(self) -> None:
         """No connection is open after this."""
         self._client.close()
+
+    def signed_by(self, key: DeviceKey) -> ServerConnection:
+        """The same connection in the name of a device; it is closed with this one."""
+        other = copy.copy(self)
+        other._key, other.device, other._operator = key, key.device, {}
+        return other
 
     def check_in(self, message: CheckIn) -> TaskOffer | ComeBack:
         """Offer work."""

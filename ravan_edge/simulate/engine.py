@@ -19,6 +19,7 @@ from ravan_edge.errors import InterruptedRunError, NumericsError, StorageError, 
 from ravan_edge.files import write_atomic
 from ravan_edge.memory import PeakSampler
 from ravan_edge.methods import Method, Vector, method_for
+from ravan_edge.signing import read_token_file
 from ravan_edge.simulate.buffered_rounds import BufferedRounds
 from ravan_edge.simulate.evaluation import divergence, evaluate_sets, evaluation_lines
 from ravan_edge.simulate.events import Notice, OnEvent, Resumed, RoundDone, Stage
@@ -147,7 +148,8 @@ def _open(
         return None
     server = None
     if request.server is not None:
-        server = stack.enter_context(ServerConnection(request.server))
+        token = None if request.token_file is None else read_token_file(request.token_file)
+        server = stack.enter_context(ServerConnection(request.server, ca=request.ca, token=token))
         check_server(server, artifact, settings)
     pool.open(OpenArtifact(request.artifact.resolve(), settings.plan, settings.threads))
     prepared = prepare(
@@ -169,7 +171,8 @@ def _open(
     )
     rule: Callable[[RunState], tuple[RunState, RoundReport]]
     if server is not None:
-        rule = ServerRounds(server, artifact, prepared, request.out)
+        login = request.token_file is not None
+        rule = ServerRounds(server, artifact, prepared, request.out, login=login)
     elif settings.rule.is_async:
         rule = BufferedRounds(pool, prepared)
     else:

@@ -35,6 +35,8 @@ class SimulationRequest:
         out: The run folder.
         settings: Everything else.
         server: Address of the server that merges; None: this process merges. It changes no bit.
+        ca: PEM file of an authority that is trusted besides the system's.
+        token_file: File with the operators' token of a server with a login: devices enrol there.
     """
 
     artifact: Path
@@ -43,6 +45,8 @@ class SimulationRequest:
     out: Path
     settings: SimulationSettings = field(default_factory=SimulationSettings)
     server: str | None = None
+    ca: Path | None = None
+    token_file: Path | None = None
 
     def configuration(self, artifact: Artifact) -> dict[str, Any]:
         """What decides every bit of the result. Files count by content, not by place.
@@ -85,6 +89,8 @@ class SimulationRequest:
         words += ["--out", str(self.out)]
         if self.server is not None:
             words += ["--server", self.server]
+            for option, path in (("--ca", self.ca), ("--token-file", self.token_file)):
+                words += [] if path is None else [option, str(path)]
         values: Mapping[str, Any] = self.settings.as_dict()
         for kind in (SimulationSettings, RoundRule, LocalSettings):
             for item, _ in option_infos(kind):

@@ -19,6 +19,7 @@ from ravan_edge.merge import ExactSum
 from ravan_edge.protocol import TaskOffer
 from ravan_edge.simulate.messages import OpenData
 from ravan_edge.simulate.metrics import Trained, failed_status
+from ravan_edge.simulate.server_identities import ServerIdentities
 from ravan_edge.training import LocalResult, option_name
 
 __all__ = ["PATIENCE_SECONDS", "ServerDevices", "TaskOutcome"]
@@ -73,11 +74,15 @@ class ServerDevices:
         folder: Where each has its folder, and all together the artifact.
         connection: The server.
         data: The run's.
+        login: Whether each enrols with a key of its own.
     """
 
-    def __init__(self, folder: Path, connection: ServerConnection, data: OpenData) -> None:
+    def __init__(
+        self, folder: Path, connection: ServerConnection, data: OpenData, *, login: bool = False
+    ) -> None:
         self._folder = folder
         self._connection = connection
+        self._identities = ServerIdentities(connection, len(data.offsets) - 1, login=login)
         self._data = data
         with storage_errors(folder, "make the folder"):
             (folder / "cache").mkdir(parents=True, exist_ok=True)
@@ -148,7 +153,7 @@ class ServerDevices:
 
         return Device(
             state,
-            self._connection,
+            self._identities.connection(state.folder),
             lambda artifact: SomeRows(data.train, rows),  # noqa: ARG005
             DeviceSettings(
                 plan=settings.plan,

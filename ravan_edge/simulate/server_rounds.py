@@ -113,6 +113,7 @@ class ServerRounds:
         artifact: What is trained.
         prepared: The run.
         out: Its folder.
+        login: Whether its devices enrol.
         sleep: The world's, or a test's.
     """
 
@@ -122,6 +123,8 @@ class ServerRounds:
         artifact: Artifact,
         prepared: Prepared,
         out: Path,
+        *,
+        login: bool = False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._connection = connection
@@ -129,7 +132,7 @@ class ServerRounds:
         self._method = method_for(artifact.manifest)
         self._prepared = prepared
         self._folder = out / DEVICES_FOLDER
-        self._devices = ServerDevices(self._folder, connection, prepared.data)
+        self._devices = ServerDevices(self._folder, connection, prepared.data, login=login)
         self._sleep = sleep
 
     def check_version(self, round: int) -> None:

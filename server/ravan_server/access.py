@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ravan_edge.protocol import Enrolment, Reason, Refusal
 from ravan_edge.signing import RequestSignature, device_of_key
+from ravan_server.access_log import AccessLog
 from ravan_server.client_address import network_of
 from ravan_server.enrolment import token_digest
 from ravan_server.keyring import Keyring
@@ -102,6 +103,7 @@ class Login:
         replay: Remembers requests.
         requests_per_minute: That one device may make.
         failures_per_minute: Logins that may fail from one address, before it has to wait.
+        log: Told of those that fail.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class Login:
         replay: ReplayGuard,
         requests_per_minute: int,
         failures_per_minute: int = _MOST_FAILURES,
+        log: AccessLog | None = None,
     ) -> None:
         self._keyring = keyring
         self._operator = token_digest(operator_token)
         self._replay = replay
         self._requests = Rate(requests_per_minute)
         self._failures = Rate(failures_per_minute)
+        self._log = log or AccessLog()
 
     def device(
         self, headers: Mapping[str, str], method: str, path: str, address: str, now: float
@@ -131,11 +135,11 @@ class Login:
             self.check_failures(address)
         try:
             key = self._keyring.key(signature.device)
-        except Refusal:
-            self.failed(address)
+        except Refusal as refusal:
+            self.failed(address, f"device {signature.device}", refusal.reason)
             raise
         if not signature.valid(key, method, path):
-            self.failed(address)
+            self.failed(address, f"device {signature.device}", Reason.BAD_SIGNATURE)
             raise Refusal(
                 Reason.BAD_SIGNATURE,
                 "the signature is not that of the device for this method, path, body and moment",
@@ -207,7 +211,7 @@ class Login:
         match = _BEARER.fullmatch(found)
         digest = token_digest(match[1] if match else "")
         if not hmac.compare_digest(digest, self._operator):
-            self.failed(address)
+            self.failed(address, "an operator", Reason.BAD_TOKEN)
             raise Refusal(Reason.BAD_TOKEN, "this is not the token of this server's operators")
 
     def check_failures(self, address: str) -> None:
@@ -217,15 +221,17 @@ class Login:
             Refusal: Too many logins from this address have failed.
         """
         if self._failures.full(address):
+            self._log.locked(address)
             raise Refusal(
                 Reason.TOO_MANY,
                 "too many logins from this address have failed: wait a minute",
                 retry_after_seconds=self._failures.left_seconds,
             )
 
-    def failed(self, address: str) -> None:
+    def failed(self, address: str, who: str, reason: Reason) -> None:
         """A login from this address has failed."""
         self._failures.hit(address)
+        self._log.failed(address, who, reason)
 
 
 class Access:

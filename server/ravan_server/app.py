@@ -31,10 +31,12 @@ from ravan_server.access import (
     Access,
     Login,
     Role,
+    address_of,
     device_of,
     role_of,
     signed_sha256,
 )
+from ravan_server.access_log import AccessLog
 from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
@@ -43,7 +45,7 @@ from ravan_server.http_origin import BehindProxy, LocalOnly
 from ravan_server.member_paths import add_member_paths
 from ravan_server.operations import repeated
 from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
-from ravan_server.uploads import MemoryBudget, UploadReceiver
+from ravan_server.uploads import Checks, MemoryBudget, UploadReceiver, receive
 
 __all__ = ["create_app"]
 
@@ -109,9 +111,10 @@ def create_app(
 
     if coordinator is not None:  # with less, no upload would ever come through
         uploads_bytes = max(uploads_bytes, coordinator.reader.largest_bytes)
-    _add_tasks(app, served, MemoryBudget(uploads_bytes))
-    _add_reading(app, served)
-    add_member_paths(app, served, login)
+    _add_tasks(app, served, MemoryBudget(uploads_bytes), Checks())
+    log = AccessLog()
+    _add_reading(app, served, log)
+    add_member_paths(app, served, login, log)
     return app
 
 
@@ -131,7 +134,7 @@ class _Aggregator(FastAPI):
         return document
 
 
-def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
+def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget, checks: Checks) -> None:
     @app.post("/v1/check-in", response_model=CheckInAnswer, tags=["tasks"])
     async def check_in(message: CheckIn, request: Request) -> Response:
         """Offer work: the answer is a task, or when to come back."""
@@ -144,7 +147,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
         found = coordinator.check_in(message)
         if isinstance(found, ComeBack):
             return json_response(found)
-        return json_response(coordinator.answer(await asyncio.wrap_future(found)))
+        return json_response(coordinator.answer(await asyncio.wrap_future(found), message.device))
 
     @app.put(
         "/v1/tasks/{task}/update",
@@ -172,10 +175,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
             signed_sha256(request),
         )
         try:
-            async for chunk in request.stream():
-                if chunk:
-                    receiver.feed(chunk)
-            update = receiver.finish()
+            update = await receive(receiver, request.stream(), checks)
             receipt = repeated(row, update.sha256)
             if receipt is None:
                 receipt = await asyncio.wrap_future(coordinator.accept(task, update))
@@ -189,7 +189,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
         await asyncio.wrap_future(served().give_back(task, message, device_of(request)))
 
 
-def _add_reading(app: FastAPI, served: Served) -> None:
+def _add_reading(app: FastAPI, served: Served, log: AccessLog) -> None:
     @app.get(
         "/v1/blobs/{digest}",
         response_class=Response,
@@ -210,9 +210,13 @@ def _add_reading(app: FastAPI, served: Served) -> None:
         return json_response(Versions(versions=tuple(served().versions())))
 
     @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
-    def rollback(version: Annotated[int, PathParameter(ge=0, lt=1 << 53)]) -> Response:
+    def rollback(
+        version: Annotated[int, PathParameter(ge=0, lt=1 << 53)], request: Request
+    ) -> Response:
         """Make an older version's heads the latest again, as a new version."""
-        return json_response(served().go_back(version))
+        made = served().go_back(version)
+        log.rolled_back(address_of(request.scope), made.version, version)
+        return json_response(made)
 
     @app.get("/v1/status", response_model=ServerStatus, tags=["status"])
     async def status() -> Response:

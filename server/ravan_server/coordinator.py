@@ -172,7 +172,7 @@ class Coordinator:
         view = self._view
         reason = self._reason_to_wait(view, check_in)
         if reason is not None:
-            return self._come_back(reason)
+            return self._come_back(reason, check_in.device)
         known = view.task_of.get(check_in.device)
         if known is not None:
             # The task it has: it is durable, or it would not be here. Were it over in this very moment,
@@ -187,13 +187,13 @@ class Coordinator:
         future.add_done_callback(lambda _: self._asked(-1))
         return future
 
-    def answer(self, found: TaskRow | WaitReason) -> TaskOffer | ComeBack:
-        """What to say after the promise of :meth:`check_in` came true."""
+    def answer(self, found: TaskRow | WaitReason, device: str) -> TaskOffer | ComeBack:
+        """What to say to a device after the promise of :meth:`check_in` came true."""
         if isinstance(found, WaitReason):
-            return self._come_back(found)
+            return self._come_back(found, device)
         origin = self._view.origin(found)
         if origin is None:
-            return self._come_back(WaitReason.MERGING)  # the round ended in this very moment
+            return self._come_back(WaitReason.MERGING, device)  # the round ended just now
         attempt, heads = origin
         return task_offer(
             found,
@@ -315,9 +315,9 @@ class Coordinator:
             return WaitReason.CONDITIONS
         return None
 
-    def _come_back(self, reason: WaitReason) -> ComeBack:
+    def _come_back(self, reason: WaitReason, device: str) -> ComeBack:
         now = self._clock()
-        self._windows.arrived(now)
+        self._windows.arrived(device, now)
         attempt = self._view.attempt
         if reason is WaitReason.FINISHED:
             wait = _AFTER_FINISH_SECONDS

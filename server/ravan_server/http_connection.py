@@ -22,9 +22,9 @@ from uvicorn.server import ServerState
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.client_address import network_of
 from ravan_server.problems import problem_response
-from ravan_server.settings import ServerSettings
+from ravan_server.settings import DEFAULT_CONNECTIONS, ServerSettings
 
-__all__ = ["ConnectionLimits", "Connections", "LimitedConnection"]
+__all__ = ["ConnectionLimits", "Connections", "Handshake", "LimitedConnection"]
 
 _BUSY_SECONDS = 10.0
 
@@ -34,7 +34,7 @@ class ConnectionLimits:
     """What a connection may cost.
 
     Attributes:
-        connections: Open at once, all together.
+        connections: Open at once, all together, handshakes of TLS among them.
         per_address: Open at once from one IPv4 address, or one IPv6 network of 64 bits; None: not counted,
             because all come from a proxy.
         head_bytes: Of a request's first line and headers.
@@ -49,7 +49,7 @@ class ConnectionLimits:
         sweep_seconds: How often all this is looked at: so much longer a time may last.
     """
 
-    connections: int = ServerSettings.connections
+    connections: int = DEFAULT_CONNECTIONS
     per_address: int | None = ServerSettings.connections_per_address
     head_bytes: int = 16 * 1024
     head_lines: int = 64
@@ -63,8 +63,15 @@ class ConnectionLimits:
     sweep_seconds: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class Handshake:
+    """One of TLS that is going on."""
+
+    address: str
+
+
 class Connections:
-    """All open connections of a server.
+    """All open connections of a server, and those to come: handshakes of TLS.
 
     Args:
         limits: What they may cost.
@@ -73,28 +80,50 @@ class Connections:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: set[LimitedConnection] = set()
+        self._handshakes: set[Handshake] = set()
         self._of_address: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._handshakes)
+
+    def begin_handshake(self, address: str) -> Handshake | None:
+        """Count a handshake in; None: it is one too many."""
+        if self._full(address, more=1) is not None:
+            return None
+        handshake = Handshake(address)
+        self._handshakes.add(handshake)
+        self._of_address[address] += 1
+        return handshake
+
+    def end_handshake(self, handshake: Handshake) -> None:
+        """It is over, or was already: what follows counts as a connection."""
+        if handshake in self._handshakes:
+            self._handshakes.remove(handshake)
+            self._forget(handshake.address)
 
     def add(self, connection: LimitedConnection) -> str | None:
         """Count a connection in. Returns why it is one too many, or None."""
         self._open.add(connection)
         self._of_address[connection.address] += 1
-        if len(self._open) > self.limits.connections:
-            return "too many connections"
-        most = self.limits.per_address
-        if most is not None and self._of_address[connection.address] > most:
-            return "too many connections from this address"
-        return None
+        return self._full(connection.address)
 
     def remove(self, connection: LimitedConnection) -> None:
         """It is closed."""
         self._open.discard(connection)
-        self._of_address[connection.address] -= 1
-        if not self._of_address[connection.address]:
-            del self._of_address[connection.address]
+        self._forget(connection.address)
+
+    def _full(self, address: str, more: int = 0) -> str | None:
+        if len(self) + more > self.limits.connections:
+            return "too many connections"
+        most = self.limits.per_address
+        if most is not None and self._of_address[address] + more > most:
+            return "too many connections from this address"
+        return None
+
+    def _forget(self, address: str) -> None:
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
 
     def sweep(self, now: float) -> None:
         """End those whose time is over.
@@ -121,15 +150,23 @@ class LimitedConnection(HttpToolsProtocol):
         connections: Those of the server.
         config: uvicorn's.
         server_state: uvicorn's.
+        handshake: Of TLS, that was counted until now; None: there is none.
 
     Attributes:
         address: Who has its share of connections.
         look_at: When its time is over, unless something happens.
     """
 
-    def __init__(self, connections: Connections, config: Config, server_state: ServerState) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        config: Config,
+        server_state: ServerState,
+        handshake: Handshake | None = None,
+    ) -> None:
         super().__init__(config, server_state, {})
         self._connections = connections
+        self._handshake = handshake
         self._limits = connections.limits
         self.address = ""
         self.look_at = math.inf
@@ -149,6 +186,8 @@ class LimitedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.address = network_of(self.client[0] if self.client else "")
         self.look_at = self.loop.time() + self._limits.head_seconds
+        if self._handshake is not None:
+            self._connections.end_handshake(self._handshake)
         full = self._connections.add(self)
         if full is not None:
             self._refuse(Refusal(Reason.BUSY, full, retry_after_seconds=_BUSY_SECONDS))

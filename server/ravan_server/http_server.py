@@ -10,6 +10,7 @@ from functools import partial
 import uvicorn
 from fastapi import FastAPI
 
+from ravan_server.handshakes import TlsListener
 from ravan_server.http_connection import ConnectionLimits, Connections, LimitedConnection
 
 __all__ = ["BACKLOG", "http_server"]
@@ -58,13 +59,15 @@ class _Server(uvicorn.Server):
         """Take connections."""
         loop = asyncio.get_running_loop()
         make = partial(LimitedConnection, self._connections, self.config, self.server_state)
-        seconds = None if self._tls is None else self._connections.limits.handshake_seconds
-        self.servers = [
-            await loop.create_server(
-                make, sock=each, ssl=self._tls, backlog=BACKLOG, ssl_handshake_timeout=seconds
-            )
-            for each in sockets or []
-        ]
+        if self._tls is None:
+            self.servers = [
+                await loop.create_server(make, sock=each, backlog=BACKLOG) for each in sockets or []
+            ]
+        else:
+            self.servers = [
+                TlsListener(each, self._tls, self._connections, make)  # type: ignore[misc]
+                for each in sockets or []
+            ]
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:

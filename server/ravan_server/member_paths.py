@@ -21,6 +21,7 @@ from ravan_edge.protocol import (
     Refusal,
 )
 from ravan_server.access import Login, address_of
+from ravan_server.access_log import AccessLog
 from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
 from ravan_server.offers import check_protocol
@@ -30,13 +31,16 @@ __all__ = ["add_member_paths"]
 EnrolledId = Annotated[str, PathParameter(pattern=r"^[0-9a-f]{32}$")]
 
 
-def add_member_paths(app: FastAPI, served: Callable[[], Coordinator], login: Login | None) -> None:
+def add_member_paths(
+    app: FastAPI, served: Callable[[], Coordinator], login: Login | None, log: AccessLog
+) -> None:
     """Add them to the application.
 
     Args:
         app: The application.
         served: What it talks to.
         login: What decides who may ask; None: there is no login, and nothing to enrol for.
+        log: Told who did what.
     """
 
     @app.post("/v1/enrolment", response_model=Enrolled, tags=["devices"])
@@ -62,8 +66,9 @@ def add_member_paths(app: FastAPI, served: Callable[[], Coordinator], login: Log
             )
         except Refusal as refusal:
             if refusal.reason in {Reason.BAD_TOKEN, Reason.BAD_SIGNATURE}:
-                login.failed(address)
+                login.failed(address, "an enrolment", refusal.reason)
             raise
+        log.enrolled(address, row.device, row.invitation)
         return json_response(Enrolled(device=row.device, artifact=served().artifact.digest))
 
     @app.get("/v1/devices", response_model=Devices, tags=["devices"])
@@ -72,9 +77,11 @@ def add_member_paths(app: FastAPI, served: Callable[[], Coordinator], login: Log
         return json_response(served().members.devices(after))
 
     @app.post("/v1/devices/{device}/revoke", response_model=DeviceInfo, tags=["devices"])
-    def revoke(device: EnrolledId) -> Response:
+    def revoke(device: EnrolledId, request: Request) -> Response:
         """Shut a device out: it gets no tasks, and what it sent to the open attempt is not merged."""
-        return json_response(served().members.revoke(device))
+        info = served().members.revoke(device)
+        log.revoked(address_of(request.scope), device)
+        return json_response(info)
 
     @app.get("/v1/invitations", response_model=Invitations, tags=["devices"])
     def invitations() -> Response:
@@ -82,6 +89,8 @@ def add_member_paths(app: FastAPI, served: Callable[[], Coordinator], login: Log
         return json_response(served().members.invitations())
 
     @app.post("/v1/invitations", response_model=Invitation, tags=["devices"])
-    def invite(message: InviteDevices) -> Response:
+    def invite(message: InviteDevices, request: Request) -> Response:
         """Make a token with which devices can enrol."""
-        return json_response(served().members.invite(message))
+        made = served().members.invite(message)
+        log.invited(address_of(request.scope), made.info.invitation, made.info.uses)
+        return json_response(made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from concurrent.futures import Future
 
@@ -25,8 +24,6 @@ __all__ = ["Members"]
 _TOKEN_BYTES = 32
 _MOST_ROWS = 1000
 
-_log = logging.getLogger(__name__)
-
 
 class Members:
     """Who may take part.
@@ -45,7 +42,6 @@ class Members:
         """A new invitation; its token is nowhere else."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         row = self._writer.submit(lambda work: invite(work, asked, token)).result()
-        _log.info("invitation %d for %d devices", row.invitation, row.uses)
         return Invitation(token=token, info=_invitation_info(row))
 
     def enrol(self, token: str, public_key: str) -> Future[IdentityRow]:
@@ -72,7 +68,6 @@ class Members:
         """
         row = self._writer.submit(lambda work: revoke(work, device)).result()
         self.keyring.forget(device)
-        _log.info("device %s is shut out", device)
         return _device_info(row)
 
     def devices(self, after: int) -> Devices:

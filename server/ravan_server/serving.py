@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import signal
@@ -24,10 +23,11 @@ from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
 from ravan_server.http_connection import ConnectionLimits
 from ravan_server.http_server import BACKLOG, http_server
+from ravan_server.open_files import open_files
 from ravan_server.operator_token import operator_token
 from ravan_server.parts import Parts
 from ravan_server.replay import ReplayGuard
-from ravan_server.settings import RoundSettings, ServerSettings
+from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
 from ravan_server.tls import tls_context
 
@@ -170,16 +170,11 @@ def _login(coordinator: Coordinator, state: Path, settings: ServerSettings) -> L
 
 def _limits(settings: ServerSettings) -> ConnectionLimits:
     """Of connections, as many as the system lets this process have."""
-    most = settings.connections
-    with contextlib.suppress(ImportError):  # Windows has no such limit
-        import resource
-
-        _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(ValueError, OSError):  # macOS may refuse "unlimited"
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if allowed != resource.RLIM_INFINITY and most > allowed - _OTHER_FILES:
-            most = max(1, allowed - _OTHER_FILES)
+    most = settings.connections or DEFAULT_CONNECTIONS
+    allowed = open_files(most + _OTHER_FILES)
+    if allowed is not None and most > allowed - _OTHER_FILES:
+        most = max(1, allowed - _OTHER_FILES)
+        if settings.connections is not None:  # the default is what fits
             _log.warning(
                 "this process may have %d open files: at most %d connections, not %d",
                 allowed,

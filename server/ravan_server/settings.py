@@ -14,7 +14,10 @@ from ravan_edge.merge import MergeScale, RoundRule
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
 
-__all__ = ["RoundSettings", "ServerSettings"]
+__all__ = ["DEFAULT_CONNECTIONS", "RoundSettings", "ServerSettings"]
+
+DEFAULT_CONNECTIONS = 20_000
+"""Where the system's limit of open files allows them."""
 
 _ROUNDS = "Rounds"
 _NETWORK = "Network"
@@ -196,9 +199,9 @@ class ServerSettings:
         group=_NETWORK,
     )
 
-    connections: int = option(
-        20_000,
-        "Open connections, all together; the system's limit of open files may allow fewer.",
+    connections: int | None = option(
+        None,
+        "Open connections, all together. Default: 20000, or what the limit of open files allows.",
         minimum=1,
         maximum=1_000_000,
         group=_NETWORK,

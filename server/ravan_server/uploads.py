@@ -2,14 +2,18 @@
 
 In order, each before the next byte is waited for: the length that is announced, the length of the
 header, the header as a whole (names, shapes, task, version, artifact), and at the end every number.
+What takes long of that is done by threads of its own: the event loop answers others meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 import threading
-
-import numpy as np
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from ravan_edge.artifact import HEADS_BOUNDS
 from ravan_edge.artifact.tensor_header import header_length
@@ -18,10 +22,15 @@ from ravan_edge.merge import MergeScale
 from ravan_edge.protocol import Reason, Refusal, UpdateInfo, UpdateReader
 from ravan_server.operations import CheckedUpdate
 
-__all__ = ["MemoryBudget", "UploadReceiver"]
+__all__ = ["Checks", "MemoryBudget", "UploadReceiver", "receive"]
+
+Result = TypeVar("Result")
 
 _LENGTH_BYTES = 8
 _WHERE = "update"
+# What the event loop does itself: below it, waking a thread takes about as long as the check.
+_SMALL_HEADER_BYTES = 64 * 1024
+_SMALL_UPDATE_BYTES = 1_000_000
 
 
 class MemoryBudget:
@@ -56,8 +65,41 @@ class MemoryBudget:
             self._free += count
 
 
+class Checks:
+    """Threads that check large updates; there are none before the first comes.
+
+    Args:
+        threads: How many; None: as many as there are processors, at most 4.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        count = threads or min(4, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="checks")
+
+    async def run(self, check: Callable[[], Result], *, large: bool) -> Result:
+        """What a check says, made here if it is of something small."""
+        if not large:
+            return check()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, check)
+
+
+async def receive(
+    receiver: UploadReceiver, chunks: AsyncIterator[bytes], checks: Checks
+) -> CheckedUpdate:
+    """All of an upload, as it comes in.
+
+    Raises:
+        Refusal: As :class:`UploadReceiver`.
+    """
+    async for chunk in chunks:
+        receiver.feed(chunk)
+        if receiver.has_header:
+            await checks.run(receiver.check_header, large=receiver.large_header)
+    return await checks.run(receiver.finish, large=receiver.large)
+
+
 class UploadReceiver:
-    """Takes the body of one upload, piece by piece.
+    """Takes the body of one upload, piece by piece; :func:`receive` calls its methods in their order.
 
     Args:
         reader: Of the artifact.
@@ -101,6 +143,25 @@ class UploadReceiver:
         self._header_bytes: int | None = None
         self._info: UpdateInfo | None = None
 
+    @property
+    def has_header(self) -> bool:
+        """Whether all of the header has arrived and it is to be checked."""
+        return (
+            self._info is None
+            and self._header_bytes is not None
+            and len(self._content) >= _LENGTH_BYTES + self._header_bytes
+        )
+
+    @property
+    def large_header(self) -> bool:
+        """Whether checking the header takes long."""
+        return (self._header_bytes or 0) > _SMALL_HEADER_BYTES
+
+    @property
+    def large(self) -> bool:
+        """Whether checking the numbers takes long."""
+        return self._length > _SMALL_UPDATE_BYTES
+
     def feed(self, chunk: bytes) -> None:
         """The next bytes.
 
@@ -113,8 +174,27 @@ class UploadReceiver:
         self._content += chunk
         if self._sha256 is None:
             self._digest.update(chunk)
-        if self._info is None:
-            self._look_at_header()
+        if self._header_bytes is None and len(self._content) >= _LENGTH_BYTES:
+            prefix = bytes(self._content[:_LENGTH_BYTES])
+            try:
+                self._header_bytes = header_length(prefix, self._length, HEADS_BOUNDS, _WHERE)
+            except ArtifactError as error:
+                raise Refusal(Reason.BAD_UPDATE, str(error)) from None
+
+    def check_header(self) -> None:
+        """Check the header, once all of it has arrived.
+
+        Raises:
+            Refusal: It is of no update of this task.
+        """
+        end = _LENGTH_BYTES + (self._header_bytes or 0)
+        header = bytes(self._content[_LENGTH_BYTES:end])
+        try:
+            info = self._reader.check_header(header, self._length, where=_WHERE)
+        except ArtifactError as error:
+            raise Refusal(Reason.BAD_UPDATE, str(error)) from None
+        self._check_assignment(info)
+        self._info = info
 
     def finish(self) -> CheckedUpdate:
         """All bytes are there.
@@ -137,7 +217,8 @@ class UploadReceiver:
         except ArtifactError as error:
             raise Refusal(Reason.BAD_UPDATE, str(error)) from None
         bound = 2.0 ** MergeScale(0).bound_exponent
-        largest = float(np.abs(update.data).max(initial=0.0))
+        # Not of the absolute values: that would be a copy of the update.
+        largest = max(float(update.data.max(initial=0.0)), -float(update.data.min(initial=0.0)))
         if not largest < bound:
             raise Refusal(
                 Reason.BAD_NUMBERS,
@@ -149,23 +230,6 @@ class UploadReceiver:
     def close(self) -> None:
         """Give the memory back, whatever became of it."""
         self._budget.give(len(self._content))
-
-    def _look_at_header(self) -> None:
-        """Check as much of the header as has arrived."""
-        if len(self._content) < _LENGTH_BYTES:
-            return
-        try:
-            if self._header_bytes is None:
-                prefix = bytes(self._content[:_LENGTH_BYTES])
-                self._header_bytes = header_length(prefix, self._length, HEADS_BOUNDS, _WHERE)
-            end = _LENGTH_BYTES + self._header_bytes
-            if len(self._content) < end:
-                return
-            header = bytes(self._content[_LENGTH_BYTES:end])
-            self._info = self._reader.check_header(header, self._length, where=_WHERE)
-        except ArtifactError as error:
-            raise Refusal(Reason.BAD_UPDATE, str(error)) from None
-        self._check_assignment(self._info)
 
     def _check_assignment(self, info: UpdateInfo) -> None:
         if info.task != self._task:

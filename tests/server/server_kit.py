@@ -114,7 +114,7 @@ def ask(
 ) -> TaskOffer | ComeBack:
     """A check-in and its answer."""
     found = coordinator.check_in(CheckIn(protocol=1, device=device, plans=plans))
-    return found if isinstance(found, ComeBack) else coordinator.answer(found.result(30))
+    return found if isinstance(found, ComeBack) else coordinator.answer(found.result(30), device)
 
 
 def device_difference(artifact: Artifact, number: int, version: int) -> Vector:

@@ -49,7 +49,7 @@ def all_check_in(coordinator: Coordinator, numbers: range) -> list[TaskOffer]:
     offers = []
     for row in rows[: len(numbers)]:
         assert isinstance(row, TaskRow)
-        offer = coordinator.answer(row)
+        offer = coordinator.answer(row, row.device)
         assert isinstance(offer, TaskOffer)
         # Made from a checked template and not checked again, so here.
         assert TaskOffer.model_validate_json(offer.model_dump_json()) == offer

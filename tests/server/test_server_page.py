@@ -19,7 +19,7 @@ from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server import serving
 from ravan_server.http_connection import ConnectionLimits
-from ravan_server.settings import RoundSettings, ServerSettings
+from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from tests.server.crash_checks import check_state, go_on
 from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_until
 from tests.tiny_artifact import make_tiny_artifact
@@ -41,6 +41,37 @@ def test_every_option_is_there_and_no_other() -> None:
     assert documented == names | {"--state", "--test"}
 
 
+def test_the_rows_of_a_table_have_as_many_cells_as_its_head() -> None:
+    """A line of one table that slips into another shows in the number of cells, or in the next test."""
+    tables: list[list[str]] = [[]]
+    for line in PAGE.splitlines():
+        if line.startswith("|"):
+            tables[-1].append(line)
+        elif tables[-1]:
+            tables.append([])
+    tables = [table for table in tables if table]
+    assert len(tables) > 5
+    for head, rule, *rows in tables:
+        count = len(_cells(head))
+        assert rule == "|" + "---|" * count
+        assert rows
+        for row in rows:
+            assert len(_cells(row)) == count, row
+            assert row.endswith("|"), row
+
+
+def test_every_option_says_when_a_change_takes_effect() -> None:
+    moments = ("at once", "at the next merge", "from the next attempt on")
+    rows = [_cells(line) for line in OPTIONS.splitlines() if line.startswith("| `--")]
+    assert rows
+    for row in rows:
+        assert row[3].startswith(moments) or row[0] in {"`--state`", "`--test`"}, row
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+
+
 @pytest.mark.parametrize("kind", [RoundSettings, RoundRule, ServerSettings])
 def test_every_default_is_the_one_of_the_code(
     kind: type[RoundSettings | RoundRule | ServerSettings],
@@ -56,6 +87,7 @@ NO_DEFAULT = {
     "buffer": "the goal",
     "max_staleness": "no limit",
     "operator_token_file": "made once",
+    "connections": f"{DEFAULT_CONNECTIONS}, or what fits",
 }
 
 
@@ -77,11 +109,7 @@ def test_every_limit_of_a_connection_is_on_both_pages() -> None:
     for reason in re.findall(r"`([a-z_]+)` \((\d+)\)", network):
         assert reason[0] in set(Reason)
         assert KINDS[Reason(reason[0])].status == int(reason[1])
-    settings = ServerSettings()
-    assert (limits.connections, limits.per_address) == (
-        settings.connections,
-        settings.connections_per_address,
-    )
+    assert limits.per_address == ServerSettings().connections_per_address
 
 
 def _shown(default: object) -> str:

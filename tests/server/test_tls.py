@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from ravan_server.settings import ServerSettings
 from ravan_server.tls import tls_context
 from tests.server.conftest import Served
 from tests.server.devices import offered, update_of
+from tests.server.server_kit import wait_until
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture
 def address(served: Served, files: Files) -> Iterator[tuple[str, int]]:
-    listening = socket.create_server(("127.0.0.1", 0))
     limits = ConnectionLimits(handshake_seconds=0.5, sweep_seconds=0.05)
-    server = http_server(served.app, limits, tls_context(files.settings))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        yield listening.getsockname()
-    finally:
-        server.should_exit = True
-        thread.join()
+    with listening_with(served, files, limits) as found:
+        yield found
 
 
 def test_an_update_through_tls(served: Served, files: Files, address: tuple[str, int]) -> None:
@@ -110,6 +106,93 @@ def test_http_to_a_server_with_tls_is_no_answer(address: tuple[str, int]) -> Non
 def test_who_does_not_shake_hands_is_cut(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=60) as connection:
         assert connection.recv(1) == b""
+
+
+@contextmanager
+def listening_with(
+    served: Served, files: Files, limits: ConnectionLimits
+) -> Iterator[tuple[str, int]]:
+    listening = socket.create_server(("127.0.0.1", 0), backlog=200)
+    server = http_server(served.app, limits, tls_context(files.settings))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Whether the server ended it by now."""
+    connection.settimeout(0)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("limit", ["connections", "per_address"])
+def test_handshakes_that_never_end_are_bounded_by_number(
+    served: Served, files: Files, limit: str
+) -> None:
+    """They take places of connections: not more than so many, and none that is open already."""
+    most = 10
+    limits = replace(ConnectionLimits(handshake_seconds=3, sweep_seconds=0.05), **{limit: most})
+    with ExitStack() as stack:
+        address = stack.enter_context(listening_with(served, files, limits))
+        url = f"https://127.0.0.1:{address[1]}"
+        early = stack.enter_context(ServerConnection(url, ca=files.authority))
+        assert early.status().version == 0  # it is open from now on
+        began = time.monotonic()
+        stalled = [
+            stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(60)
+        ]
+        for each in stalled[::2]:
+            each.send(b"\x16\x03\x01")  # a handshake that begins
+        wait_until(lambda: sum(map(is_cut, stalled)) >= 60 - most + 1, 2)
+        assert sum(map(is_cut, stalled)) == 60 - most + 1
+        assert early.status().version == 0
+        # Once their time is over there is room again, and all of them are cut.
+        wait_until(lambda: all(map(is_cut, stalled)), 30)
+        assert time.monotonic() - began > 2
+        with ServerConnection(url, ca=files.authority) as late:
+            assert late.status().version == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files")
+def test_handshakes_that_fail_leave_no_file_open(files: Files, address: tuple[str, int]) -> None:
+    def mine() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def status() -> None:
+        with ServerConnection(f"https://127.0.0.1:{address[1]}", ca=files.authority) as server:
+            assert server.status().version == 0
+
+    status()
+    before = mine()
+    for content in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):
+        for _ in range(30):
+            with socket.create_connection(address, timeout=60) as connection:
+                connection.send(content)
+    wait_until(lambda: mine() <= before, 30)
+    status()
+
+
+def test_the_server_ends_while_handshakes_are_going_on(served: Served, files: Files) -> None:
+    limits = ConnectionLimits(handshake_seconds=60)
+    with ExitStack() as stack:
+        began = time.monotonic()
+        with listening_with(served, files, limits) as address:
+            stalled = [
+                stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(5)
+            ]
+            with ServerConnection(f"https://127.0.0.1:{address[1]}", ca=files.authority) as server:
+                assert server.status().version == 0
+        assert time.monotonic() - began < 20
+        wait_until(lambda: all(map(is_cut, stalled)), 10)
 
 
 def test_old_versions_are_not_spoken(files: Files, address: tuple[str, int]) -> None:

@@ -219,6 +219,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def feed(receiver: UploadReceiver, body: bytes) -> None:
     for start in range(0, len(body), 65_536):
         receiver.feed(body[start : start + 65_536])
+        if receiver.has_header:
+            receiver.check_header()
 
 
 def many_names(count: int) -> bytes:

@@ -143,6 +143,8 @@ class Receiving:
         try:
             for start in range(0, len(content), piece):
                 receiver.feed(content[start : start + piece])
+                if receiver.has_header:
+                    receiver.check_header()
             return receiver.finish()
         except Refusal as refusal:
             return refusal.reason

@@ -16,8 +16,11 @@ from ravan_edge.device import ServerConnection
 from ravan_edge.simulate import RoundDone, SimulationRequest, engine, simulate
 from ravan_edge.simulate.run_folder import CHECKPOINT_NAME
 from ravan_edge.simulate.state import RunState, state_from_bytes
+from ravan_server.access import Login
 from ravan_server.coordinator import Coordinator
+from ravan_server.replay import ReplayGuard
 from ravan_server.settings import RoundSettings, ServerSettings
+from tests.server.login_kit import OPERATOR
 from tests.server.server_kit import Clock, listening, opened_server
 from tests.simulate.faults import Killed
 from tests.simulate.same_run import comparable
@@ -27,6 +30,7 @@ __all__ = [
     "KillAtRequest",
     "RealClock",
     "killed",
+    "login_of",
     "run",
     "same",
     "server_for",
@@ -42,12 +46,20 @@ class RealClock(Clock):
         return time.time()
 
 
+def login_of(coordinator: Coordinator) -> Login:
+    """What ``serve --enrolment`` makes."""
+    coordinator.members.keyring.load()
+    return Login(coordinator.members.keyring, OPERATOR, ReplayGuard(coordinator.now()), 10_000)
+
+
 @contextmanager
 def server_for(
     request: SimulationRequest,
     state: Path,
     clock: Clock | None = None,
     attempts: dict[str, Any] | None = None,
+    *,
+    login: bool = False,
     **settings: Any,
 ) -> Iterator[tuple[Coordinator, SimulationRequest]]:
     """A server with the settings of a request, but for the given ones; and the request on it."""
@@ -63,7 +75,7 @@ def server_for(
             RoundSettings(**attempt),
             ServerSettings(**({"rounds": asked.rounds, "seed": asked.seed} | settings)),
         ) as coordinator,
-        listening(coordinator) as url,
+        listening(coordinator, login_of(coordinator) if login else None) as url,
     ):
         yield coordinator, replace(request, server=url)
 
