@@ -24,7 +24,6 @@ from ravan_edge.protocol import (
     Refusal,
     ServerStatus,
     VersionInfo,
-    Versions,
 )
 from ravan_server.access import (
     SECURITY_SCHEMES,
@@ -38,7 +37,10 @@ from ravan_server.access import (
 from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
 from ravan_server.downloads import download
+from ravan_server.health_paths import add_health_paths
+from ravan_server.history_paths import add_history_paths
 from ravan_server.http_limits import SmallBodies
+from ravan_server.http_meters import Counted
 from ravan_server.http_origin import BehindProxy, LocalOnly
 from ravan_server.member_paths import add_member_paths
 from ravan_server.operations import repeated
@@ -101,6 +103,8 @@ def create_app(
         app.add_middleware(BehindProxy)
     if local_only:
         app.add_middleware(LocalOnly)
+    if coordinator is not None:
+        app.add_middleware(Counted, meters=coordinator.meters)
 
     def served() -> Coordinator:
         if coordinator is None:
@@ -109,9 +113,16 @@ def create_app(
 
     if coordinator is not None:  # with less, no upload would ever come through
         uploads_bytes = max(uploads_bytes, coordinator.reader.largest_bytes)
-    _add_tasks(app, served, MemoryBudget(uploads_bytes))
+    budget = MemoryBudget(uploads_bytes)
+    if coordinator is not None:
+        coordinator.meters.watch_gauge(
+            "ravan_upload_memory_bytes", "Unfinished uploads.", lambda: uploads_bytes - budget.free
+        )
+    _add_tasks(app, served, budget)
     _add_reading(app, served)
     add_member_paths(app, served, login)
+    add_health_paths(app, served)
+    add_history_paths(app, served)
     return app
 
 
@@ -179,6 +190,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
             receipt = repeated(row, update.sha256)
             if receipt is None:
                 receipt = await asyncio.wrap_future(coordinator.accept(task, update))
+            coordinator.meters.upload(receipt.status, receipt.bytes)
         finally:
             receiver.close()
         return json_response(receipt)
@@ -204,11 +216,6 @@ def _add_reading(app: FastAPI, served: Served) -> None:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
         return download(served().blob(digest), digest, request.headers)
 
-    @app.get("/v1/versions", response_model=Versions, tags=["versions"])
-    def versions() -> Response:
-        """All versions of the heads."""
-        return json_response(Versions(versions=tuple(served().versions())))
-
     @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
     def rollback(version: Annotated[int, PathParameter(ge=0, lt=1 << 53)]) -> Response:
         """Make an older version's heads the latest again, as a new version."""
@@ -218,11 +225,6 @@ def _add_reading(app: FastAPI, served: Served) -> None:
     async def status() -> Response:
         """Where the rounds stand."""
         return json_response(served().status())
-
-    @app.get("/healthz", tags=["status"])
-    async def healthz() -> dict[str, str]:
-        """The process runs."""
-        return {"status": "ok"}
 
 
 def _announced(request: Request) -> int:

@@ -16,6 +16,7 @@ from ravan_edge.protocol import (
 )
 from ravan_server.answers import moment
 from ravan_server.enrolment import enrol, invite, revoke
+from ravan_server.events import Event, log_event
 from ravan_server.group_commit import GroupCommit
 from ravan_server.keyring import Keyring
 from ravan_server.store import IdentityRow, InvitationRow, Store
@@ -45,7 +46,14 @@ class Members:
         """A new invitation; its token is nowhere else."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         row = self._writer.submit(lambda work: invite(work, asked, token)).result()
-        _log.info("invitation %d for %d devices", row.invitation, row.uses)
+        log_event(
+            _log,
+            logging.INFO,
+            Event.DEVICES_INVITED,
+            "invitation %(invitation)d for %(uses)d devices",
+            invitation=row.invitation,
+            uses=row.uses,
+        )
         return Invitation(token=token, info=_invitation_info(row))
 
     def enrol(self, token: str, public_key: str) -> Future[IdentityRow]:
@@ -72,7 +80,8 @@ class Members:
         """
         row = self._writer.submit(lambda work: revoke(work, device)).result()
         self.keyring.forget(device)
-        _log.info("device %s is shut out", device)
+        text = "device %(device)s is shut out"
+        log_event(_log, logging.INFO, Event.DEVICE_REVOKED, text, device=device)
         return _device_info(row)
 
     def devices(self, after: int) -> Devices:

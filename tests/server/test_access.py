@@ -39,6 +39,10 @@ ROLES = {
     "/v1/blobs/{digest}": Role.ANYBODY,
     "/v1/enrolment": Role.ANYBODY,
     "/healthz": Role.ANYBODY,
+    "/readyz": Role.ANYBODY,
+    "/metrics": Role.OPERATOR,
+    "/v1/attempts": Role.OPERATOR,
+    "/v1/attempts/{entry}/tasks": Role.OPERATOR,
     "/openapi.json": Role.ANYBODY,
     "/v1/versions": Role.OPERATOR,
     "/v1/versions/{version}/rollback": Role.OPERATOR,
@@ -64,7 +68,13 @@ def test_what_nobody_thought_of_is_an_operators(path: str) -> None:
 
 
 def test_who_says_nothing_gets_nothing(guarded: Guarded) -> None:
-    filled = {"task": "some-task", "version": "0", "device": "0" * 32, "digest": "0" * 64}
+    filled = {
+        "task": "some-task",
+        "version": "0",
+        "device": "0" * 32,
+        "digest": "0" * 64,
+        "entry": "1",
+    }
     for route in create_app(None).routes:
         if not isinstance(route, APIRoute):
             continue

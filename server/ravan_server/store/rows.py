@@ -10,6 +10,7 @@ __all__ = [
     "InvitationRow",
     "RunRow",
     "StoredUpdate",
+    "TaskCount",
     "TaskRow",
     "TaskState",
     "VersionRow",
@@ -98,6 +99,25 @@ class TaskRow:
     ended_at: float | None = None
     failure: str | None = None
     update: StoredUpdate | None = None
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """Tasks of one attempt that are in one state, for one reason.
+
+    Attributes:
+        attempt: Its id.
+        state: Of the tasks.
+        reason: Why devices gave them back; None: they did not, or for none of the protocol's reasons.
+        tasks: How many.
+        bytes: Of their updates.
+    """
+
+    attempt: int
+    state: TaskState
+    reason: str | None
+    tasks: int
+    bytes: int
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from ravan_server.rounds import Attempt, AttemptState
 from ravan_server.settings import RoundSettings
 from ravan_server.store import schema
 from ravan_server.store.rows import RunRow, StoredUpdate, TaskRow, TaskState, VersionRow
+from ravan_server.store.sql_history import SqlHistory
 from ravan_server.store.sql_identities import SqlIdentities
 
 __all__ = ["SqlStore", "SqlTransaction"]
@@ -50,6 +51,7 @@ class SqlTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.identities = SqlIdentities(connection)
+        self.history = SqlHistory(connection, _attempt, _task)
 
     def run(self) -> RunRow | None:
         """The run, if there is one."""
