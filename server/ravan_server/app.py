@@ -36,6 +36,7 @@ from ravan_server.access import (
 )
 from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
+from ravan_server.dashboard import add_dashboard
 from ravan_server.downloads import download
 from ravan_server.health_paths import add_health_paths
 from ravan_server.history_paths import add_history_paths
@@ -123,6 +124,7 @@ def create_app(
     add_member_paths(app, served, login)
     add_health_paths(app, served)
     add_history_paths(app, served)
+    add_dashboard(app)
     return app
 
 

@@ -38,6 +38,8 @@ ROLES = {
     "/v1/tasks/{task}/failure": Role.DEVICE,
     "/v1/blobs/{digest}": Role.ANYBODY,
     "/v1/enrolment": Role.ANYBODY,
+    "/": Role.ANYBODY,
+    "/dashboard/{file}": Role.ANYBODY,
     "/healthz": Role.ANYBODY,
     "/readyz": Role.ANYBODY,
     "/metrics": Role.OPERATOR,
@@ -61,7 +63,17 @@ def test_every_path_has_the_owner_that_this_table_gives_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/check-in/", "/V1/CHECK-IN", "//healthz", "/healthz/x", "/v1/new"]
+    "path",
+    [
+        "/dashboard",
+        "/dashboard/x/y",
+        "/v1",
+        "/v1/check-in/",
+        "/V1/CHECK-IN",
+        "//healthz",
+        "/healthz/x",
+        "/v1/new",
+    ],
 )
 def test_what_nobody_thought_of_is_an_operators(path: str) -> None:
     assert role_of(path) is Role.OPERATOR
@@ -74,6 +86,7 @@ def test_who_says_nothing_gets_nothing(guarded: Guarded) -> None:
         "device": "0" * 32,
         "digest": "0" * 64,
         "entry": "1",
+        "file": "page.css",
     }
     for route in create_app(None).routes:
         if not isinstance(route, APIRoute):

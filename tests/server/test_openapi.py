@@ -45,6 +45,8 @@ OPERATIONS = {
     ("post", "/v1/devices/{device}/revoke"): {"200"},
     ("get", "/v1/invitations"): {"200"},
     ("post", "/v1/invitations"): {"200"},
+    ("get", "/"): {"200", "304"},
+    ("get", "/dashboard/{file}"): {"200", "304"},
     ("get", "/healthz"): {"200"},
     ("get", "/readyz"): {"200"},
     ("get", "/metrics"): {"200"},
