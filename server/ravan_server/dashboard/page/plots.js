@@ -8,7 +8,8 @@ const plots = new Set();
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 // A plot below the caption of a figure. `shape` is {bars, across, format, mark, series: [{label, colour}]}: `format` a
-// number for the legend, `mark` one for the axis.
+// number for the legend, `mark` one for the axis,
+// whose distances are among `steps`.
 export class Plot {
   constructor(figure, shape) {
     this.figure = figure;
@@ -53,7 +54,7 @@ export class Plot {
   }
 
   options(width) {
-    const { bars, format, mark, series } = this.shape;
+    const { bars, format, mark, steps, series } = this.shape;
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("grid"), width: 1 }, ticks: { stroke: colour("grid"), width: 1 }, font: "12px system-ui, sans-serif" };
     const paths = bars ? uPlot.paths.bars({ size: [0.7, 28], align: 0 }) : undefined;
     // Where no cursor is, the legend has the latest values.
@@ -72,7 +73,7 @@ export class Plot {
       },
       axes: [
         { ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000], values: (_, marks) => marks.map((each) => (Number.isInteger(each) ? String(each) : "")) },
-        { ...axis, size: 68, values: (_, marks) => marks.map((each) => mark(each)) },
+        { ...axis, size: 68, ...(steps ? { incrs: steps } : {}), values: (_, marks) => marks.map((each) => mark(each)) },
       ],
       series: [
         { label: this.shape.across, value: value(0, String) },

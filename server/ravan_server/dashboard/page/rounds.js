@@ -20,8 +20,10 @@ const DEVICES = [
   ["unused", "unused", (attempt) => attempt.unused],
 ];
 
-function plot(name, format, mark, series) {
-  shown[name] ??= new Plot(byId(name), { bars: true, across: "attempt", format, mark, series });
+const SECONDS_STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21_600, 43_200, 86_400, 259_200, 864_000];
+
+function plot(name, format, mark, series, steps = null) {
+  shown[name] ??= new Plot(byId(name), { bars: true, across: "attempt", format, mark, steps, series });
   return shown[name];
 }
 
@@ -37,7 +39,7 @@ function showPlots(attempts) {
     [entries, attempts.map((attempt) => attempt.bytes)],
     `Bytes received by attempt; the latest, ${latest.entry}: ${bytes(latest.bytes)}`,
   );
-  plot("seconds", seconds, secondsMark, [{ label: "seconds", colour: "training" }]).show(
+  plot("seconds", seconds, secondsMark, [{ label: "seconds", colour: "training" }], SECONDS_STEPS).show(
     [entries, attempts.map((attempt) => Math.round(10 * (attempt.seconds ?? 0)) / 10)],
     `Seconds by attempt; the latest, ${latest.entry}: ${seconds(latest.seconds)}`,
   );
