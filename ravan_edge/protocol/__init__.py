@@ -10,6 +10,7 @@ from ravan_edge.protocol.access import (
     Invitations,
     InviteDevices,
 )
+from ravan_edge.protocol.history import AttemptInfo, Attempts, TaskInfo, Tasks
 from ravan_edge.protocol.messages import (
     PROTOCOL_VERSION,
     CheckIn,
@@ -35,6 +36,8 @@ from ravan_edge.protocol.update_reader import Update, UpdateReader, UpdateView
 __all__ = [
     "KINDS",
     "PROTOCOL_VERSION",
+    "AttemptInfo",
+    "Attempts",
     "CheckIn",
     "CheckInAnswer",
     "ComeBack",
@@ -56,7 +59,9 @@ __all__ = [
     "Refusal",
     "RunState",
     "ServerStatus",
+    "TaskInfo",
     "TaskOffer",
+    "Tasks",
     "Update",
     "UpdateInfo",
     "UpdateReader",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ravan_edge.protocol.messages import Count, DeviceId, Message, Positive
+from ravan_edge.protocol.messages import Count, DeviceId, Message, Moment, Positive
 
 __all__ = [
     "DeviceInfo",
@@ -25,7 +25,6 @@ PublicKey = Annotated[
     Field(pattern=r"^[0-9a-f]{64}$", description="ed25519, in hexadecimal.", examples=["0" * 64]),
 ]
 Note = Annotated[str, Field(max_length=100, description="For people: whom it is for.")]
-Moment = Annotated[str, Field(description="UTC, as in ISO 8601.")]
 
 
 class Enrolment(Message):

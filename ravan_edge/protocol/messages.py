@@ -49,6 +49,7 @@ PlanName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$", examples=["whole"]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Positive = Annotated[int, Field(ge=1, lt=1 << 53)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, strict=False)]
+Moment = Annotated[str, Field(description="UTC, as in ISO 8601.")]
 
 
 class Message(BaseModel):
@@ -197,7 +198,7 @@ class VersionInfo(Message):
     heads: Digest
     bytes: Positive
     updates: Count
-    made_at: Annotated[str, Field(description="UTC, as in ISO 8601.")]
+    made_at: Moment
     copy_of: Annotated[Count | None, Field(description="The version somebody went back to.")] = None
     available: Annotated[bool, Field(description="Whether its heads can still be downloaded.")]
     scores: dict[str, float | None] | None = None

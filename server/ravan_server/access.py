@@ -64,8 +64,11 @@ SECURITY_SCHEMES = {
 
 _DEVICE_PATHS = re.compile(r"/v1/(check-in|tasks/[^/]*/(update|failure))")
 # A digest is a secret of devices and operators until somebody tells it, and content that anybody may
-# keep: so caches between need no token. Enrolment brings a token and a key of its own.
-_OPEN_PATHS = re.compile(r"/healthz|/openapi\.json|/v1/enrolment|/v1/blobs/[^/]*")
+# keep: so caches between need no token. Enrolment brings a token and a key of its own. The dashboard
+# asks for the token, so its files must come before it.
+_OPEN_PATHS = re.compile(
+    r"/|/dashboard/[^/]*|/(health|ready)z|/openapi\.json|/v1/enrolment|/v1/blobs/[^/]*"
+)
 
 
 def role_of(path: str) -> Role:

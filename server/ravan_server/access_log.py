@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from ravan_edge.protocol import Reason
+from ravan_server.events import Event, log_event
 from ravan_server.rates import Rate
 
 __all__ = ["AccessLog"]
@@ -31,25 +32,51 @@ class AccessLog:
 
     def invited(self, address: str, invitation: int, uses: int) -> None:
         """An operator made an invitation."""
-        _log.info("invitation %d for %d devices, by an operator at %s", invitation, uses, address)
+        log_event(
+            _log,
+            logging.INFO,
+            Event.DEVICES_INVITED,
+            "invitation %(invitation)d for %(uses)d devices, by an operator at %(address)s",
+            invitation=invitation,
+            uses=uses,
+            address=address,
+        )
 
     def revoked(self, address: str, device: str) -> None:
         """An operator shut a device out."""
-        _log.info("device %s is shut out, by an operator at %s", device, address)
+        log_event(
+            _log,
+            logging.INFO,
+            Event.DEVICE_REVOKED,
+            "device %(device)s is shut out, by an operator at %(address)s",
+            device=device,
+            address=address,
+        )
 
     def rolled_back(self, address: str, version: int, copy_of: int) -> None:
         """An operator went back to older heads."""
-        _log.info(
-            "version %d has the heads of version %d again, by an operator at %s",
-            version,
-            copy_of,
-            address,
+        log_event(
+            _log,
+            logging.INFO,
+            Event.ROLLED_BACK,
+            "version %(version)d has the heads of version %(copy_of)d again, by an operator at %(address)s",
+            version=version,
+            copy_of=copy_of,
+            address=address,
         )
 
     def enrolled(self, address: str, device: str, invitation: int) -> None:
         """A device came in, or asked again after its answer was lost."""
         if self._each.hit(f"enrolled {device}") and self._has_room():
-            _log.info("device %s enrolled with invitation %d, at %s", device, invitation, address)
+            log_event(
+                _log,
+                logging.INFO,
+                Event.DEVICE_ENROLLED,
+                "device %(device)s enrolled with invitation %(invitation)d, at %(address)s",
+                device=device,
+                invitation=invitation,
+                address=address,
+            )
 
     def failed(self, address: str, who: str, reason: Reason) -> None:
         """A login failed.
@@ -60,16 +87,30 @@ class AccessLog:
             reason: What it was told.
         """
         if self._each.hit(f"failed {address}") and self._has_room():
-            _log.warning("a login failed: %s at %s, %s", who, address, reason.value)
+            log_event(
+                _log,
+                logging.WARNING,
+                Event.LOGIN_FAILED,
+                "a login failed: %(who)s at %(address)s, %(reason)s",
+                who=who,
+                address=address,
+                reason=reason.value,
+            )
 
     def locked(self, address: str) -> None:
         """So many logins failed that the address has to wait."""
         if self._each.hit(f"locked {address}") and self._has_room():
-            _log.warning("too many logins failed at %s: it has to wait", address)
+            text = "too many logins failed at %(address)s: it has to wait"
+            log_event(_log, logging.WARNING, Event.LOGIN_LOCKED, text, address=address)
 
     def _has_room(self) -> bool:
         if self._all.hit("lines"):
             return True
         if self._each.hit("full"):
-            _log.warning("more of this in this minute is not logged")
+            log_event(
+                _log,
+                logging.WARNING,
+                Event.LINES_LEFT_OUT,
+                "more of this in this minute is not logged",
+            )
         return False

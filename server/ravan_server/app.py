@@ -24,7 +24,6 @@ from ravan_edge.protocol import (
     Refusal,
     ServerStatus,
     VersionInfo,
-    Versions,
 )
 from ravan_server.access import (
     SECURITY_SCHEMES,
@@ -39,8 +38,12 @@ from ravan_server.access import (
 from ravan_server.access_log import AccessLog
 from ravan_server.answers import json_response
 from ravan_server.coordinator import Coordinator
+from ravan_server.dashboard import add_dashboard
 from ravan_server.downloads import download
+from ravan_server.health_paths import add_health_paths
+from ravan_server.history_paths import add_history_paths
 from ravan_server.http_limits import SmallBodies
+from ravan_server.http_meters import Counted
 from ravan_server.http_origin import BehindProxy, LocalOnly
 from ravan_server.member_paths import add_member_paths
 from ravan_server.operations import repeated
@@ -103,6 +106,8 @@ def create_app(
         app.add_middleware(BehindProxy)
     if local_only:
         app.add_middleware(LocalOnly)
+    if coordinator is not None:
+        app.add_middleware(Counted, meters=coordinator.meters)
 
     def served() -> Coordinator:
         if coordinator is None:
@@ -111,10 +116,18 @@ def create_app(
 
     if coordinator is not None:  # with less, no upload would ever come through
         uploads_bytes = max(uploads_bytes, coordinator.reader.largest_bytes)
-    _add_tasks(app, served, MemoryBudget(uploads_bytes), Checks())
+    budget = MemoryBudget(uploads_bytes)
+    if coordinator is not None:
+        coordinator.meters.watch_gauge(
+            "ravan_upload_memory_bytes", "Unfinished uploads.", lambda: uploads_bytes - budget.free
+        )
+    _add_tasks(app, served, budget, Checks())
     log = AccessLog()
     _add_reading(app, served, log)
     add_member_paths(app, served, login, log)
+    add_health_paths(app, served)
+    add_history_paths(app, served)
+    add_dashboard(app)
     return app
 
 
@@ -179,6 +192,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget, checks: Check
             receipt = repeated(row, update.sha256)
             if receipt is None:
                 receipt = await asyncio.wrap_future(coordinator.accept(task, update))
+            coordinator.meters.upload(receipt.status, receipt.bytes)
         finally:
             receiver.close()
         return json_response(receipt)
@@ -204,11 +218,6 @@ def _add_reading(app: FastAPI, served: Served, log: AccessLog) -> None:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
         return download(served().blob(digest), digest, request.headers)
 
-    @app.get("/v1/versions", response_model=Versions, tags=["versions"])
-    def versions() -> Response:
-        """All versions of the heads."""
-        return json_response(Versions(versions=tuple(served().versions())))
-
     @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
     def rollback(
         version: Annotated[int, PathParameter(ge=0, lt=1 << 53)], request: Request
@@ -222,11 +231,6 @@ def _add_reading(app: FastAPI, served: Served, log: AccessLog) -> None:
     async def status() -> Response:
         """Where the rounds stand."""
         return json_response(served().status())
-
-    @app.get("/healthz", tags=["status"])
-    async def healthz() -> dict[str, str]:
-        """The process runs."""
-        return {"status": "ok"}
 
 
 def _announced(request: Request) -> int:

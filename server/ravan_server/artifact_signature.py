@@ -16,6 +16,7 @@ from ravan_edge.signing import (
     date_text,
     signature_bytes,
 )
+from ravan_server.events import Event, log_event
 
 __all__ = ["ArtifactSignature", "ExpiryWatch", "read_signature", "require_signature"]
 
@@ -105,14 +106,20 @@ class ExpiryWatch:
             return
         self._next = min(now + _DAY_SECONDS, ends) if now < ends else now + _DAY_SECONDS
         if self._signed.expired(now):
-            _log.error(
-                "the artifact's signature counts no more since %s: devices refuse it. "
+            log_event(
+                _log,
+                logging.ERROR,
+                Event.SIGNATURE_ENDED,
+                "the artifact's signature counts no more since %(ends)s: devices refuse it. "
                 "Sign it again (ravan sign) and start the server again",
-                date_text(ends),
+                ends=date_text(ends),
             )
         else:
-            _log.warning(
-                "the artifact's signature counts until %s: sign it again (ravan sign) and start "
+            log_event(
+                _log,
+                logging.WARNING,
+                Event.SIGNATURE_ENDING,
+                "the artifact's signature counts until %(ends)s: sign it again (ravan sign) and start "
                 "the server again before that",
-                date_text(ends),
+                ends=date_text(ends),
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ from ravan_edge.artifact import open_artifact
 from ravan_edge.cli.common import DataSettings, takes_settings
 from ravan_edge.errors import DataError
 from ravan_edge.training.options import option_infos, option_name
+from ravan_server.events import configure_logs
 from ravan_server.settings import RoundSettings, ServerSettings
 
 __all__ = ["register"]
@@ -51,9 +50,7 @@ def serve(
     """
     from ravan_server.serving import serve as run_server
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    configure_logs(settings.log_format)
     run_server(
         open_artifact(artifact),
         state,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -24,14 +25,15 @@ from ravan_edge.protocol import (
     VersionInfo,
     WaitReason,
 )
-from ravan_server.answers import moment
 from ravan_server.artifact_signature import ExpiryWatch, read_signature
 from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
 from ravan_server.group_commit import GroupCommit, Work
+from ravan_server.history import History, version_info
 from ravan_server.housekeeper import Housekeeper
 from ravan_server.members import Members
 from ravan_server.merging import Merger
+from ravan_server.meters import Meters
 from ravan_server.offers import check_protocol, choose_plan, meets_conditions, task_offer
 from ravan_server.operations import (
     CheckedUpdate,
@@ -40,10 +42,12 @@ from ravan_server.operations import (
     check_owner,
     give_back,
     go_back,
+    probe,
     record_scores,
     refuse_ended,
 )
 from ravan_server.parts import Parts
+from ravan_server.readiness import Readiness
 from ravan_server.recovery import recover
 from ravan_server.rounds import AttemptState
 from ravan_server.store import TaskRow, TaskState, VersionRow
@@ -51,6 +55,8 @@ from ravan_server.view import View
 from ravan_server.windows import ReturnWindows
 
 __all__ = ["Coordinator"]
+
+_log = logging.getLogger(__name__)
 
 _MOST_TRIES = 10  # for each place of an attempt
 _MORE_TRIES = 1000
@@ -98,7 +104,9 @@ class Coordinator:
             self._clock,
             self._committed,
             lambda: self._view if self._trusted else None,
+            parts.meters,
         )
+        self.history = History(self._store, self._clock)
         self.members = Members(self._store, self._writer)
         self._housekeeper = Housekeeper(
             parts,
@@ -111,8 +119,15 @@ class Coordinator:
         self._evaluator = None
         if evaluation:
             self._evaluator = Evaluator(
-                parts.artifact, evaluation, parts.blobs.path, self._record_scores
+                parts.artifact, evaluation, parts.blobs.path, self._record_scores, parts.meters
             )
+        self.readiness = Readiness(
+            {"writer": lambda: self._writer.alive, "rounds": lambda: self._housekeeper.alive},
+            lambda: self._writer.submit(probe),
+            time.monotonic,
+        )
+        self.meters.watch_status(self.status)
+        self.meters.scored(self._view.heads.scores)
 
     @property
     def artifact(self) -> Artifact:
@@ -123,6 +138,11 @@ class Coordinator:
     def reader(self) -> UpdateReader:
         """Checks and reads its updates."""
         return self._parts.reader
+
+    @property
+    def meters(self) -> Meters:
+        """What is counted."""
+        return self._parts.meters
 
     def start(self) -> None:
         """Begin to work."""
@@ -195,6 +215,7 @@ class Coordinator:
         if origin is None:
             return self._come_back(WaitReason.MERGING, device)  # the round ended just now
         attempt, heads = origin
+        self.meters.check_in(None)
         return task_offer(
             found,
             attempt,
@@ -236,7 +257,9 @@ class Coordinator:
         self, task: str, failure: DeviceFailure, device: str | None = None
     ) -> Future[None]:
         """A device cannot do its task; ``device`` as for :meth:`task`."""
-        return self._writer.submit(lambda work: give_back(work, task, failure, device))
+        promise = self._writer.submit(lambda work: give_back(work, task, failure, device))
+        promise.add_done_callback(partial(self._given_back, failure))
+        return promise
 
     def status(self) -> ServerStatus:
         """Where the rounds stand."""
@@ -263,9 +286,7 @@ class Coordinator:
 
     def versions(self) -> list[VersionInfo]:
         """All versions, the latest first."""
-        with self._store.reading() as transaction:
-            rows = transaction.versions()
-        return [_version_info(row) for row in reversed(rows)]
+        return self.history.versions()
 
     def go_back(self, version: int) -> VersionInfo:
         """Make an older version's heads the latest again, as a new version.
@@ -294,7 +315,7 @@ class Coordinator:
             done = self._writer.submit(operation).result()
             if done:
                 self._evaluate(row)
-                return _version_info(row)
+                return version_info(row)
 
     def _reason_to_wait(self, view: View, check_in: CheckIn) -> WaitReason | None:
         """Why a device gets no task, as far as the copy in memory knows: the way that costs nothing."""
@@ -316,6 +337,7 @@ class Coordinator:
         return None
 
     def _come_back(self, reason: WaitReason, device: str) -> ComeBack:
+        self.meters.check_in(reason)
         now = self._clock()
         self._windows.arrived(device, now)
         attempt = self._view.attempt
@@ -355,16 +377,8 @@ class Coordinator:
 
     def _record_scores(self, version: int, scores: str) -> None:
         self._writer.submit(lambda work: record_scores(work, version, scores)).result()
+        self.meters.scored(scores)
 
-
-def _version_info(row: VersionRow) -> VersionInfo:
-    return VersionInfo(
-        version=row.version,
-        heads=row.heads,
-        bytes=row.bytes,
-        updates=row.updates,
-        made_at=moment(row.made_at),
-        copy_of=row.copy_of,
-        available=not row.deleted,
-        scores=None if row.scores is None else json.loads(row.scores),
-    )
+    def _given_back(self, failure: DeviceFailure, promise: Future[None]) -> None:
+        if not promise.cancelled() and promise.exception() is None:
+            self.meters.given_back(failure.reason)

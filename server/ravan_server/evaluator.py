@@ -12,11 +12,14 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.protocol import Refusal
+from ravan_server.events import Event, log_event
+from ravan_server.meters import Meters
 from ravan_server.store import VersionRow
 
 __all__ = ["Evaluator"]
@@ -34,6 +37,7 @@ class Evaluator:
         options: How ``ravan eval`` is to read the rows: ``--data FILE`` and the like.
         path: Where the heads file of a version is; None: gone.
         on_scores: Told a version's number and its scores as JSON.
+        meters: What counts evaluations.
     """
 
     def __init__(
@@ -42,11 +46,13 @@ class Evaluator:
         options: Sequence[str],
         path: Callable[[str], Path | None],
         on_scores: Callable[[int, str], None],
+        meters: Meters,
     ) -> None:
         self._artifact = artifact
         self._options = options
         self._path = path
         self._on_scores = on_scores
+        self._meters = meters
         self._waiting: queue.SimpleQueue[VersionRow | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
         self._ending = threading.Event()
@@ -78,7 +84,7 @@ class Evaluator:
             try:
                 self._evaluate(version, path)
             except Exception:  # noqa: BLE001  (the next version may be scored)
-                _log.exception("version %d could not be evaluated", version.version)
+                self._failed("version %(version)d could not be evaluated", version, trace=True)
 
     def _latest(self) -> VersionRow | None:
         version = self._waiting.get()
@@ -89,6 +95,7 @@ class Evaluator:
     def _evaluate(self, version: VersionRow, path: Path) -> None:
         command = [sys.executable, "-m", "ravan_edge.cli.main", "eval", str(self._artifact.folder)]
         command += ["--heads", str(path), *self._options, "--json"]
+        began = time.perf_counter()
         with self._lock:
             if self._ending.is_set():
                 return
@@ -100,19 +107,39 @@ class Evaluator:
             return
         if self._process.returncode:
             last = complaints.strip().rpartition("\n")[2]
-            _log.error("version %d could not be evaluated: %s", version.version, last)
+            self._failed("version %(version)d could not be evaluated: %(error)s", version, last)
             return
+        self._meters.evaluation_seconds.observe(time.perf_counter() - began)
         document = json.loads(output)
         scores = {name: document[name] for name in _SCORES if name in document}
         try:
             self._on_scores(version.version, json.dumps(scores))
         except Refusal as refusal:
-            _log.error("the scores of version %d are lost: %s", version.version, refusal)
+            text = "the scores of version %(version)d are lost: %(error)s"
+            self._failed(text, version, str(refusal))
             return
-        _log.info(
-            "version %d: accuracy %.2f %%, loss %.4f on %d",
-            version.version,
-            100 * scores["accuracy"],
-            scores["loss"],
-            scores["count"],
+        log_event(
+            _log,
+            logging.INFO,
+            Event.VERSION_SCORED,
+            "version %(version)d: accuracy %(percent).2f %%, loss %(loss).4f on %(count)d",
+            version=version.version,
+            percent=100 * scores["accuracy"],
+            loss=scores["loss"],
+            count=scores["count"],
+        )
+
+    def _failed(
+        self, text: str, version: VersionRow, error: str | None = None, *, trace: bool = False
+    ) -> None:
+        self._meters.failed_evaluations.inc()
+        number = version.version
+        log_event(
+            _log,
+            logging.ERROR,
+            Event.EVALUATION_FAILED,
+            text,
+            trace=trace,
+            version=number,
+            error=error,
         )

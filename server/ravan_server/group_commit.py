@@ -11,6 +11,7 @@ import logging
 import queue
 import secrets
 import threading
+import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -20,6 +21,8 @@ from typing import Any, Protocol, TypeVar
 from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal
 from ravan_server.blobs import UpdateLog
+from ravan_server.events import Event, log_event
+from ravan_server.meters import Meters
 from ravan_server.rounds import Attempt
 from ravan_server.store import Store, TaskRow, TaskState, Transaction
 
@@ -206,6 +209,7 @@ class GroupCommit:
             with None after one that failed, when nobody knows what the store holds. It may raise.
         memory: What the last call of ``on_commit`` left behind, to spare reading it; it holds all that
             the store does.
+        meters: What counts commits.
     """
 
     def __init__(
@@ -215,12 +219,14 @@ class GroupCommit:
         clock: Callable[[], float],
         on_commit: Callable[[Work | None], None],
         memory: Callable[[], Memory | None] = lambda: None,
+        meters: Meters | None = None,
     ) -> None:
         self._store = store
         self._log = log
         self._clock = clock
         self._on_commit = on_commit
         self._memory = memory
+        self._meters = meters or Meters()
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -240,6 +246,11 @@ class GroupCommit:
         future: Future[Result] = Future()
         self._waiting.put(_Waiting(operation, future, device))
         return future
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Finish what is queued, and end."""
@@ -272,6 +283,7 @@ class GroupCommit:
 
     def _commit(self, batch: list[_Waiting]) -> None:
         answers: list[tuple[Future[Any], Any, Refusal | None]] = []
+        began, count = time.perf_counter(), len(batch)
         try:
             with self._store.writing() as transaction:
                 work = Work(
@@ -292,10 +304,13 @@ class GroupCommit:
                 self._log.give_up()
                 self._on_commit(None)
             except Exception as again:  # noqa: BLE001  (the answers come first, and nobody else writes)
-                _log.error("the state cannot be read, the next commit tries again: %s", again)
+                text = "the state cannot be read, the next commit tries again: %(error)s"
+                log_event(_log, logging.ERROR, Event.STORAGE_FAILED, text, error=str(again))
+            self._meters.commit(count, time.perf_counter() - began, failed=True)
             for each in batch:
                 each.future.set_exception(failure)
             return
+        self._meters.commit(count, time.perf_counter() - began)
         for future, result, refused in answers:
             if refused is None:
                 future.set_result(result)

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable
 
 from ravan_server.client_address import network_of
+from ravan_server.events import Event, log_event
 from ravan_server.http_connection import Connections, Handshake, LimitedConnection
 
 __all__ = ["TlsListener"]
@@ -64,7 +65,13 @@ class TlsListener:
             try:
                 accepted, address = await self._loop.sock_accept(self._listening)
             except OSError as error:  # of the whole system, or the client has gone already
-                _log.warning("a connection could not be taken: %s", error.strerror or error)
+                log_event(
+                    _log,
+                    logging.WARNING,
+                    Event.CONNECTION_LOST,
+                    "a connection could not be taken: %(error)s",
+                    error=error.strerror or str(error),
+                )
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             handshake = self._connections.begin_handshake(network_of(str(address[0])))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ravan_edge.errors import RavanError
 from ravan_edge.protocol import Refusal
 from ravan_server.artifact_signature import ExpiryWatch
+from ravan_server.events import Event, log_event
 from ravan_server.group_commit import GroupCommit
 from ravan_server.merging import Merger
 from ravan_server.operations import forget_old, record_merge, turn
@@ -67,6 +68,11 @@ class Housekeeper:
         self._wake.set()
         self._thread.join()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def wake(self) -> None:
         """There is something to do."""
         self._wake.set()
@@ -92,13 +98,24 @@ class Housekeeper:
             try:
                 self.turn()
             except (RavanError, Refusal) as error:
-                wait = self._parts.retry_seconds
-                _log.error("%s; trying again in %g s", error, wait)
-                self._ending.wait(wait)
+                self._trouble("%(error)s; trying again in %(retry_seconds)g s", str(error))
             except Exception:  # noqa: BLE001  (a server whose rounds stand still helps nobody)
-                wait = self._parts.retry_seconds
-                _log.exception("the rounds met a bug; trying again in %g s", wait)
-                self._ending.wait(wait)
+                self._trouble("the rounds met a bug; trying again in %(retry_seconds)g s")
+
+    def _trouble(self, text: str, error: str | None = None) -> None:
+        """Say what failed, and wait; without an ``error`` it is a bug, and its trace is shown."""
+        wait = self._parts.retry_seconds
+        self._parts.meters.troubles.inc()
+        log_event(
+            _log,
+            logging.ERROR,
+            Event.ROUND_TROUBLE,
+            text,
+            trace=error is None,
+            error=error,
+            retry_seconds=wait,
+        )
+        self._ending.wait(wait)
 
     def _tidy(self) -> None:
         """Delete the updates of attempts that are over, also of those that were never merged."""
@@ -115,12 +132,16 @@ class Housekeeper:
         failed = self._view().failed_attempts
         self._writer.submit(lambda work: turn(work, parts.rounds, parts.settings.seed)).result()
         if self._view().failed_attempts > failed:
-            _log.warning(
-                "round %d, attempt %d failed: %d of %d updates at the deadline",
-                attempt.round,
-                attempt.number,
-                attempt.accepted,
-                attempt.settings.enough,
+            log_event(
+                _log,
+                logging.WARNING,
+                Event.ATTEMPT_FAILED,
+                "round %(round)d, attempt %(attempt)d failed: %(updates)d of %(enough)d updates at the "
+                "deadline",
+                round=attempt.round,
+                attempt=attempt.number,
+                updates=attempt.accepted,
+                enough=attempt.settings.enough,
             )
 
     def _merge(self) -> None:
@@ -129,17 +150,21 @@ class Housekeeper:
         with parts.store.reading() as transaction:
             rows = transaction.tasks_stored(attempt.id)
         updates = [row.update for row in rows if row.update]
-        version = self._merger.merge(attempt, updates, view.heads, parts.clock())
+        with parts.meters.merge_seconds.time():
+            version = self._merger.merge(attempt, updates, view.heads, parts.clock())
         merged = self._writer.submit(
             lambda work: record_merge(work, version, parts.rounds, settings.seed, settings.rounds)
         ).result()
         if not merged:
             return
-        _log.info(
-            "round %d merged: version %d from %d updates",
-            attempt.round,
-            version.version,
-            len(updates),
+        log_event(
+            _log,
+            logging.INFO,
+            Event.ROUND_MERGED,
+            "round %(round)d merged: version %(version)d from %(updates)d updates",
+            round=attempt.round,
+            version=version.version,
+            updates=len(updates),
         )
         self._on_version(version)
         parts.log.drop(attempt.id)

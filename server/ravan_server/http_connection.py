@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -75,10 +76,16 @@ class Connections:
 
     Args:
         limits: What they may cost.
+
+    Attributes:
+        received_bytes: From all connections, also those that are gone.
+        on_refusal: Told what never reaches the application.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
+        self.received_bytes = 0
+        self.on_refusal: Callable[[Reason], None] = lambda _: None
         self._open: set[LimitedConnection] = set()
         self._handshakes: set[Handshake] = set()
         self._of_address: Counter[str] = Counter()
@@ -199,6 +206,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, in pieces so small that no head can hide in one."""
+        self._connections.received_bytes += len(data)
         rest = memoryview(data)
         while rest and not self.transport.is_closing():
             end = max(self._limits.head_bytes, self._body_left)
@@ -354,6 +362,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """End the connection, with a problem where HTTP still allows one."""
+        self._connections.on_refusal(refusal.reason)
         cycle: RequestResponseCycle | None = self.cycle
         waiting = self._reading is _Reading.BODY and not self.pipeline  # its request is the last
         if cycle is None or cycle.response_complete or (waiting and not cycle.response_started):

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from ravan_server.handshakes import TlsListener
 from ravan_server.http_connection import ConnectionLimits, Connections, LimitedConnection
+from ravan_server.meters import Meters
 
 __all__ = ["BACKLOG", "http_server"]
 
@@ -20,7 +21,10 @@ _GRACE_SECONDS = 10
 
 
 def http_server(
-    app: FastAPI, limits: ConnectionLimits, tls: ssl.SSLContext | None = None
+    app: FastAPI,
+    limits: ConnectionLimits,
+    tls: ssl.SSLContext | None = None,
+    meters: Meters | None = None,
 ) -> uvicorn.Server:
     """A server on sockets that its ``run`` is given.
 
@@ -28,6 +32,7 @@ def http_server(
         app: What answers.
         limits: What a connection may cost.
         tls: With a certificate; None: plain HTTP.
+        meters: What counts connections; None: nobody asks.
     """
     config = uvicorn.Config(
         app,
@@ -41,17 +46,26 @@ def http_server(
         backlog=BACKLOG,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    return _Server(config, limits, tls)
+    connections = Connections(limits)
+    if meters is not None:
+        connections.on_refusal = meters.refusal
+        meters.watch_gauge("ravan_open_connections", "Connections.", lambda: len(connections))
+        meters.watch_counter(
+            "ravan_received_bytes",
+            "Of requests, heads included.",
+            lambda: connections.received_bytes,
+        )
+    return _Server(config, connections, tls)
 
 
 class _Server(uvicorn.Server):
     """uvicorn's, but for what makes its connections and looks after them."""
 
     def __init__(
-        self, config: uvicorn.Config, limits: ConnectionLimits, tls: ssl.SSLContext | None
+        self, config: uvicorn.Config, connections: Connections, tls: ssl.SSLContext | None
     ) -> None:
         super().__init__(config)
-        self._connections = Connections(limits)
+        self._connections = connections
         self._tls = tls
         self._sweep_at = 0.0
 

@@ -33,6 +33,7 @@ __all__ = [
     "give_back",
     "go_back",
     "is_overdue",
+    "probe",
     "record_merge",
     "record_scores",
     "refuse_ended",
@@ -243,6 +244,11 @@ def go_back(work: Work, version: VersionRow, settings: RoundSettings, seed: int)
         work.save(attempt.abandoned(work.now))
         work.begin(work.attempt.following(version.version, settings, seed, work.now))
     return True
+
+
+def probe(work: Work) -> None:
+    """Write what is there already: that tells whether the disk takes it."""
+    work.transaction.save_attempt(work.attempt)
 
 
 def record_scores(work: Work, version: int, scores: str) -> None:

@@ -11,6 +11,7 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.methods import Method, method_for
 from ravan_edge.protocol import UpdateReader
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
+from ravan_server.meters import Meters
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import Store
 
@@ -30,6 +31,7 @@ class Parts:
         settings: Everything else.
         clock: Seconds since 1970.
         retry_seconds: How long to wait after a merge that the disk did not let happen.
+        meters: What is counted.
     """
 
     artifact: Artifact
@@ -40,6 +42,7 @@ class Parts:
     settings: ServerSettings
     clock: Callable[[], float] = field(default=time.time)
     retry_seconds: float = 5.0
+    meters: Meters = field(default_factory=Meters)
 
     @cached_property
     def method(self) -> Method:

@@ -9,17 +9,39 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal
+from ravan_server.events import Event, log_event
 from ravan_server.group_commit import as_refusal
 from ravan_server.offers import check_protocol
 
-__all__ = ["PROBLEM_TYPE", "add_error_handlers", "problem_response"]
+__all__ = ["PROBLEM_TYPE", "add_error_handlers", "problem_response", "refused_with"]
 
 PROBLEM_TYPE = "application/problem+json"
 
 _log = logging.getLogger(__name__)
+
+_REASON = "ravan.reason"
+
+
+class _ProblemResponse(Response):
+    """A refusal that leaves its reason in the scope, for whoever counts them."""
+
+    media_type = PROBLEM_TYPE
+    reason: Reason
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope[_REASON] = self.reason
+        await super().__call__(scope, receive, send)
+
+
+def refused_with(scope: Scope) -> Reason | None:
+    """Why a request was refused; None: it was not."""
+    reason: Reason | None = scope.get(_REASON)
+    return reason
 
 
 def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
@@ -34,7 +56,9 @@ def problem_response(refusal: Refusal, *, close: bool = False) -> Response:
     if problem.retry_after_seconds is not None:
         headers["retry-after"] = str(max(1, round(problem.retry_after_seconds)))
     content = problem.model_dump_json()
-    return Response(content, problem.status, headers=headers, media_type=PROBLEM_TYPE)
+    response = _ProblemResponse(content, problem.status, headers=headers)
+    response.reason = refusal.reason
+    return response
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -68,7 +92,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(StorageError)
     async def storage(request: Request, error: StorageError) -> Response:
-        _log.error("%s", error)
+        log_event(_log, logging.ERROR, Event.STORAGE_FAILED, "%(error)s", error=str(error))
         return _respond(request, as_refusal(error))
 
     @app.exception_handler(Exception)

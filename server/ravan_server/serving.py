@@ -21,6 +21,7 @@ from ravan_server.app import create_app
 from ravan_server.artifact_signature import require_signature
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
+from ravan_server.events import Event, log_event
 from ravan_server.http_connection import ConnectionLimits
 from ravan_server.http_server import BACKLOG, http_server
 from ravan_server.open_files import open_files
@@ -131,23 +132,28 @@ def serve(
                 local_only=not settings.exposed,
                 behind_proxy=settings.behind_proxy,
             )
-            server = http_server(app, limits, tls)
+            server = http_server(app, limits, tls, coordinator.meters)
             host, port = listening[0].getsockname()[:2]
 
             # uvicorn ends on a signal and then raises it again; for a server that is a normal end.
             # One that comes before uvicorn listens for it ends the server as well.
             def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+                coordinator.readiness.end()
                 server.should_exit = True
 
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, end)
             scheme = "http" if tls is None else "https"
-            on_listening(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+            address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            text = "listening on %(address)s"
+            log_event(_log, logging.INFO, Event.LISTENING, text, address=address)
+            on_listening(address)
             gc.collect()
             gc.freeze()  # what is there now stays: a search for garbage need not look at it
             server.run(sockets=listening)
         finally:
             coordinator.stop()
+            log_event(_log, logging.INFO, Event.ENDED, "the server has ended")
 
 
 def _login(coordinator: Coordinator, state: Path, settings: ServerSettings) -> Login | None:
@@ -175,11 +181,15 @@ def _limits(settings: ServerSettings) -> ConnectionLimits:
     if allowed is not None and most > allowed - _OTHER_FILES:
         most = max(1, allowed - _OTHER_FILES)
         if settings.connections is not None:  # the default is what fits
-            _log.warning(
-                "this process may have %d open files: at most %d connections, not %d",
-                allowed,
-                most,
-                settings.connections,
+            log_event(
+                _log,
+                logging.WARNING,
+                Event.FEW_OPEN_FILES,
+                "this process may have %(open_files)d open files: at most %(connections)d connections, "
+                "not %(wanted)d",
+                open_files=allowed,
+                connections=most,
+                wanted=settings.connections,
             )
     # Of a proxy all connections come from one address.
     share = None if settings.behind_proxy else settings.connections_per_address

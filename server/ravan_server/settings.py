@@ -13,6 +13,7 @@ from ravan_edge.hosts import is_loopback
 from ravan_edge.merge import MergeScale, RoundRule
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
+from ravan_server.events import LogFormat
 
 __all__ = ["DEFAULT_CONNECTIONS", "RoundSettings", "ServerSettings"]
 
@@ -22,6 +23,7 @@ DEFAULT_CONNECTIONS = 20_000
 _ROUNDS = "Rounds"
 _NETWORK = "Network"
 _ACCESS = "Access"
+_WATCHING = "Watching"
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,10 @@ class ServerSettings:
         minimum=1,
         maximum=1_000_000,
         group=_NETWORK,
+    )
+
+    log_format: LogFormat = option(
+        LogFormat.TEXT, "Lines of the log: text for people, json for programs.", group=_WATCHING
     )
 
     def __post_init__(self) -> None:

@@ -44,6 +44,11 @@ class MemoryBudget:
         self._free = most_bytes
         self._lock = threading.Lock()
 
+    @property
+    def free(self) -> int:
+        """Bytes that are not taken."""
+        return self._free
+
     def take(self, count: int) -> None:
         """Claim bytes that have arrived.
 

@@ -38,7 +38,13 @@ ROLES = {
     "/v1/tasks/{task}/failure": Role.DEVICE,
     "/v1/blobs/{digest}": Role.ANYBODY,
     "/v1/enrolment": Role.ANYBODY,
+    "/": Role.ANYBODY,
+    "/dashboard/{file}": Role.ANYBODY,
     "/healthz": Role.ANYBODY,
+    "/readyz": Role.ANYBODY,
+    "/metrics": Role.OPERATOR,
+    "/v1/attempts": Role.OPERATOR,
+    "/v1/attempts/{entry}/tasks": Role.OPERATOR,
     "/openapi.json": Role.ANYBODY,
     "/v1/versions": Role.OPERATOR,
     "/v1/versions/{version}/rollback": Role.OPERATOR,
@@ -57,14 +63,31 @@ def test_every_path_has_the_owner_that_this_table_gives_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/check-in/", "/V1/CHECK-IN", "//healthz", "/healthz/x", "/v1/new"]
+    "path",
+    [
+        "/dashboard",
+        "/dashboard/x/y",
+        "/v1",
+        "/v1/check-in/",
+        "/V1/CHECK-IN",
+        "//healthz",
+        "/healthz/x",
+        "/v1/new",
+    ],
 )
 def test_what_nobody_thought_of_is_an_operators(path: str) -> None:
     assert role_of(path) is Role.OPERATOR
 
 
 def test_who_says_nothing_gets_nothing(guarded: Guarded) -> None:
-    filled = {"task": "some-task", "version": "0", "device": "0" * 32, "digest": "0" * 64}
+    filled = {
+        "task": "some-task",
+        "version": "0",
+        "device": "0" * 32,
+        "digest": "0" * 64,
+        "entry": "1",
+        "file": "page.css",
+    }
     for route in create_app(None).routes:
         if not isinstance(route, APIRoute):
             continue

@@ -9,52 +9,30 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.errors import UsageError
-from ravan_edge.merge import RoundMode, RoundRule, Weighting, staleness_factor
+from ravan_edge.merge import staleness_factor
 from ravan_edge.protocol import (
-    ComeBack,
     DeviceFailure,
     FailureReason,
     InviteDevices,
     Reason,
-    Refusal,
     TaskOffer,
     WaitReason,
 )
 from ravan_edge.signing import device_of_key
-from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
-from ravan_server.serving import DATABASE_NAME
-from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import SqlStore, TaskRow, TaskState
+from ravan_server.settings import ServerSettings
+from ravan_server.store import TaskState
 from tests.server.server_kit import (
     Clock,
     Counted,
     ask,
-    device_update,
     merged_heads,
     opened_server,
-    send,
     wait_for,
     wait_until,
 )
+from tests.server.steps import do, heads, refusal, rounds, rows, task, wait_reason
 from tests.tiny_artifact import make_tiny_artifact
-
-LOCAL = LocalSettings(local_steps=1)
-
-
-def rounds(
-    *,
-    goal: int = 3,
-    buffer: int | None = 2,
-    max_staleness: int | None = None,
-    weighting: Weighting = Weighting.UNIFORM,
-    minimum: int | None = None,
-) -> RoundSettings:
-    rule = RoundRule(RoundMode.ASYNC, buffer, max_staleness, weighting)
-    return RoundSettings(
-        local=LOCAL, rule=rule, goal=goal, over_selection=1, minimum=minimum, deadline_seconds=60
-    )
 
 
 @pytest.fixture(scope="module")
@@ -71,42 +49,6 @@ def clock() -> Clock:
 def server(artifact: Artifact, tmp_path: Path, clock: Clock) -> Iterator[Coordinator]:
     with opened_server(artifact, tmp_path, clock, rounds()) as found:
         yield found
-
-
-def task(server: Coordinator, number: int) -> TaskOffer:
-    found = ask(server, f"device-{number:03}")
-    assert isinstance(found, TaskOffer), found
-    return found
-
-
-def wait_reason(server: Coordinator, number: int) -> WaitReason:
-    found = ask(server, f"device-{number:03}")
-    assert isinstance(found, ComeBack), found
-    return found.reason
-
-
-def do(server: Coordinator, offer: TaskOffer) -> None:
-    send(server, device_update(server.artifact, offer), offer.task)
-
-
-def refusal(server: Coordinator, offer: TaskOffer) -> Refusal:
-    with pytest.raises(Refusal) as caught:
-        do(server, offer)
-    return caught.value
-
-
-def rows(state: Path) -> dict[str, TaskRow]:
-    store = SqlStore(state / DATABASE_NAME)
-    try:
-        with store.reading() as transaction:
-            last = transaction.attempt().id
-            return {row.task: row for at in range(1, last + 1) for row in transaction.tasks(at)}
-    finally:
-        store.close()
-
-
-def heads(server: Coordinator, version: int) -> Path:
-    return server.blob(next(each.heads for each in server.versions() if each.version == version))
 
 
 def test_a_device_that_is_slow_is_merged_into_a_later_version_with_less_weight(
@@ -341,44 +283,6 @@ def test_heads_that_a_task_starts_from_are_kept(
         assert {each.version for each in server.versions() if each.available} == {0, 6}
 
 
-@pytest.mark.parametrize("before", [RoundMode.SYNC, RoundMode.ASYNC])
-def test_another_mode_from_the_next_version_on(
-    artifact: Artifact, tmp_path: Path, clock: Clock, before: RoundMode
-) -> None:
-    """Tasks of a synchronous round, or for one, end with it."""
-    synchronous = RoundSettings(local=LOCAL, goal=2, over_selection=1.5)
-    first, second = (synchronous, rounds()) if before is RoundMode.SYNC else (rounds(), synchronous)
-    with opened_server(artifact, tmp_path, clock, first):
-        pass
-    with opened_server(artifact, tmp_path, clock, second) as server:
-        offers = [task(server, number) for number in range(3)]
-        assert server.status().mode == before
-        do(server, offers[0])
-        do(server, offers[1])
-        wait_for(server, 1)
-        status = server.status()
-        assert (status.training, status.mode != before) == (0, True)
-        assert refusal(server, offers[2]).reason is Reason.ROUND_OVER
-
-
-@pytest.mark.parametrize("mode", list(RoundMode))
-def test_examples_weigh_as_recorded(
-    artifact: Artifact, tmp_path: Path, clock: Clock, mode: RoundMode
-) -> None:
-    """Each update says 8 rows, and there can be 5: nobody counts more than is possible."""
-    local = LocalSettings(local_steps=1, batch_size=5)
-    rule = RoundRule(mode, weighting=Weighting.EXAMPLES)
-    settings = RoundSettings(local=local, rule=rule, goal=2, over_selection=1)
-    with opened_server(artifact, tmp_path, clock, settings) as server:
-        offers = [task(server, number) for number in range(2)]
-        for offer in offers:
-            do(server, offer)
-        wait_for(server, 1)
-        assert heads(server, 1).read_bytes() == merged_heads(
-            artifact, heads(server, 0), [Counted(0, 0, 5), Counted(1, 0, 5)], 0, most=10
-        )
-
-
 def test_revoking_a_device_takes_all_of_it_out_of_the_buffer(
     artifact: Artifact, tmp_path: Path, clock: Clock
 ) -> None:
@@ -405,28 +309,3 @@ def test_revoking_a_device_takes_all_of_it_out_of_the_buffer(
     found = rows(tmp_path)
     assert found[old.task].state is TaskState.UNUSED
     assert found[new.task].state is TaskState.GIVEN_BACK
-
-
-@pytest.mark.parametrize(
-    ("values", "option"),
-    [
-        ({"rule": RoundRule(RoundMode.ASYNC, buffer=2), "minimum": 3}, "--minimum"),
-        (
-            {
-                "rule": RoundRule(weighting=Weighting.EXAMPLES),
-                "goal": 1_000_000,
-                "local": LocalSettings(local_steps=1000),
-            },
-            "--weighting",
-        ),
-    ],
-)
-def test_bad_settings_are_refused_by_name(values: dict[str, object], option: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        RoundSettings(**values)  # type: ignore[arg-type]
-    assert caught.value.where == option
-
-
-def test_settings_survive_the_store() -> None:
-    settings = rounds(max_staleness=4, weighting=Weighting.EXAMPLES, minimum=1)
-    assert RoundSettings.from_json(settings.to_json()) == settings

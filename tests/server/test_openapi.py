@@ -35,7 +35,9 @@ OPERATIONS = {
     ("put", "/v1/tasks/{task}/update"): {"200"},
     ("post", "/v1/tasks/{task}/failure"): {"204"},
     ("get", "/v1/blobs/{digest}"): {"200", "206", "304"},
-    ("get", "/v1/versions"): {"200"},
+    ("get", "/v1/versions"): {"200", "304"},
+    ("get", "/v1/attempts"): {"200", "304"},
+    ("get", "/v1/attempts/{entry}/tasks"): {"200", "304"},
     ("post", "/v1/versions/{version}/rollback"): {"200"},
     ("get", "/v1/status"): {"200"},
     ("post", "/v1/enrolment"): {"200"},
@@ -43,7 +45,11 @@ OPERATIONS = {
     ("post", "/v1/devices/{device}/revoke"): {"200"},
     ("get", "/v1/invitations"): {"200"},
     ("post", "/v1/invitations"): {"200"},
+    ("get", "/"): {"200", "304"},
+    ("get", "/dashboard/{file}"): {"200", "304"},
     ("get", "/healthz"): {"200"},
+    ("get", "/readyz"): {"200"},
+    ("get", "/metrics"): {"200"},
 }
 
 

@@ -12,6 +12,7 @@ from ravan_edge.protocol import TaskOffer
 from ravan_edge.training import LocalSettings
 from ravan_server import evaluator
 from ravan_server.coordinator import Coordinator
+from ravan_server.meters import Meters
 from ravan_server.settings import RoundSettings
 from ravan_server.store import VersionRow
 from ravan_server.view import View
@@ -73,7 +74,7 @@ def test_an_evaluation_that_says_nonsense_does_not_end_evaluations(
     scored: list[int] = []
     path = tmp_path / "heads"
     worker = evaluator.Evaluator(
-        artifact, [], lambda _: path, lambda version, _: scored.append(version)
+        artifact, [], lambda _: path, lambda version, _: scored.append(version), Meters()
     )
     worker.start()
     worker.add(VersionRow(1, "0" * 64, 1, None, 0, 0.0))

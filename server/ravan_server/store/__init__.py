@@ -5,14 +5,16 @@ from ravan_server.store.rows import (
     InvitationRow,
     RunRow,
     StoredUpdate,
+    TaskCount,
     TaskRow,
     TaskState,
     VersionRow,
 )
 from ravan_server.store.sql import SqlStore
-from ravan_server.store.store import Identities, Store, Transaction
+from ravan_server.store.store import History, Identities, Store, Transaction
 
 __all__ = [
+    "History",
     "Identities",
     "IdentityRow",
     "InvitationRow",
@@ -20,6 +22,7 @@ __all__ = [
     "SqlStore",
     "Store",
     "StoredUpdate",
+    "TaskCount",
     "TaskRow",
     "TaskState",
     "Transaction",

@@ -12,6 +12,7 @@ __all__ = [
     "InvitationRow",
     "RunRow",
     "StoredUpdate",
+    "TaskCount",
     "TaskRow",
     "TaskState",
     "VersionRow",
@@ -116,6 +117,27 @@ class TaskRow:
     ended_at: float | None = None
     failure: str | None = None
     update: StoredUpdate | None = None
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """Tasks that are in one state, for one reason.
+
+    Attributes:
+        attempt: The one that their updates came to; where they have none, that gave them out.
+        state: Of the tasks.
+        reason: Why devices gave them back; None: they did not, or for none of the protocol's reasons.
+        tasks: How many.
+        bytes: Of their updates.
+        staleness: How many versions older than the attempt's they started from, all together.
+    """
+
+    attempt: int
+    state: TaskState
+    reason: str | None
+    tasks: int
+    bytes: int
+    staleness: int
 
 
 @dataclass(frozen=True)

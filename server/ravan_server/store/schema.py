@@ -21,7 +21,6 @@ from sqlalchemy import (
 __all__ = [
     "OUT",
     "SCHEMA_VERSION",
-    "STORED",
     "attempts",
     "devices",
     "identities",
@@ -96,12 +95,11 @@ tasks = Table(
     Column("factor", BigInteger),
     UniqueConstraint("attempt", "device"),
     Index("tasks_of_attempt", "attempt", "assigned_at"),
+    Index("tasks_counted_in", "counted_in"),
 )
-# Few of many rows, which every new version asks for: indexes of those rows only.
+# Few of many rows, which every new version asks for: an index of those rows only.
 OUT = tasks.c.state == literal_column("'training'")
-STORED = tasks.c.state == literal_column("'accepted'")
 Index("tasks_out", tasks.c.device, sqlite_where=OUT, postgresql_where=OUT)
-Index("tasks_stored", tasks.c.counted_in, sqlite_where=STORED, postgresql_where=STORED)
 
 versions = Table(
     "versions",

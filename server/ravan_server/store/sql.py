@@ -32,6 +32,7 @@ from ravan_server.rounds import Attempt, AttemptState
 from ravan_server.settings import RoundSettings
 from ravan_server.store import schema
 from ravan_server.store.rows import RunRow, StoredUpdate, TaskRow, TaskState, VersionRow
+from ravan_server.store.sql_history import SqlHistory
 from ravan_server.store.sql_identities import SqlIdentities
 
 __all__ = ["SqlStore", "SqlTransaction"]
@@ -51,6 +52,7 @@ class SqlTransaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.identities = SqlIdentities(connection)
+        self.history = SqlHistory(connection, _attempt, _task)
 
     def run(self) -> RunRow | None:
         """The run, if there is one."""
@@ -135,7 +137,7 @@ class SqlTransaction:
 
     def tasks_stored(self, attempt: int) -> Sequence[TaskRow]:
         """All tasks whose updates are stored for an attempt, in the same order."""
-        return self._tasks(schema.STORED, schema.tasks.c.counted_in == attempt)
+        return self._tasks(*_stored(attempt))
 
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
         """New tasks; a device has one of an attempt at most."""
@@ -169,9 +171,7 @@ class SqlTransaction:
     def end_stored(self, attempt: int, after: TaskState) -> None:
         """Move all tasks whose updates are stored for an attempt to another state."""
         self._connection.execute(
-            update(schema.tasks)
-            .where(schema.STORED, schema.tasks.c.counted_in == attempt)
-            .values(state=str(after))
+            update(schema.tasks).where(*_stored(attempt)).values(state=str(after))
         )
 
     def latest_version(self) -> VersionRow:
@@ -299,6 +299,12 @@ def _errors(path: Path, action: str) -> Iterator[None]:
             where=str(path),
             hint="look at the disk and at who may write there; nothing that was acknowledged is lost",
         ) from error
+
+
+def _stored(attempt: int) -> tuple[ColumnElement[bool], ...]:
+    """Tasks whose updates wait for the merge of an attempt."""
+    table = schema.tasks
+    return table.c.counted_in == attempt, table.c.state == str(TaskState.ACCEPTED)
 
 
 def _attempt_values(attempt: Attempt) -> dict[str, Any]:

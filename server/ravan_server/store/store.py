@@ -14,12 +14,13 @@ from ravan_server.store.rows import (
     IdentityRow,
     InvitationRow,
     RunRow,
+    TaskCount,
     TaskRow,
     TaskState,
     VersionRow,
 )
 
-__all__ = ["Identities", "Store", "Transaction"]
+__all__ = ["History", "Identities", "Store", "Transaction"]
 
 
 class Identities(Protocol):
@@ -66,12 +67,37 @@ class Identities(Protocol):
         ...
 
 
+class History(Protocol):
+    """What became of attempts, for those who watch. It only reads."""
+
+    def attempts(self, after: int, most: int) -> Sequence[Attempt]:
+        """The first ``most`` attempts behind an id, ascending."""
+        ...
+
+    def task_counts(self, first: int, last: int) -> Sequence[TaskCount]:
+        """Tasks of these attempts, counted by attempt, state and reason."""
+        ...
+
+    def versions_made(self, first: int, last: int) -> Mapping[int, int]:
+        """The versions that these attempts made, by attempt."""
+        ...
+
+    def tasks(self, attempt: int, after: int, most: int) -> Sequence[TaskRow]:
+        """Tasks of an attempt in the order of their assignment, without the first ``after``."""
+        ...
+
+
 class Transaction(Protocol):
     """Reading and writing inside one transaction."""
 
     @property
     def identities(self) -> Identities:
         """Who may take part."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """What became of attempts."""
         ...
 
     def run(self) -> RunRow | None:
