@@ -97,13 +97,16 @@ def restore(codes: NDArray[np.int8], scales: NDArray[np.uint16], out: Numbers, w
         )
     steps = _steps(scales)
     whole = len(out) // BLOCK * BLOCK
-    np.multiply(
-        codes[:whole].reshape(-1, BLOCK),
-        steps[: whole // BLOCK, np.newaxis],
-        out=out[:whole].reshape(-1, BLOCK),
-    )
-    if whole < len(out):
-        np.multiply(codes[whole:], steps[-1], out=out[whole:])
+    with np.errstate(
+        over="ignore"
+    ):  # a stranger's steps may be large; infinite numbers are refused
+        np.multiply(
+            codes[:whole].reshape(-1, BLOCK),
+            steps[: whole // BLOCK, np.newaxis],
+            out=out[:whole].reshape(-1, BLOCK),
+        )
+        if whole < len(out):
+            np.multiply(codes[whole:], steps[-1], out=out[whole:])
 
 
 def _steps(bits: NDArray[Any]) -> NDArray[np.float32]:

@@ -167,6 +167,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget) -> None:
             coordinator.reader,
             task,
             coordinator.version_of(row),
+            coordinator.codec_of(row),
             length,
             budget,
             signed_sha256(request),

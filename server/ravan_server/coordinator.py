@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.codecs import CodecName
 from ravan_edge.errors import ArtifactNotFoundError
 from ravan_edge.protocol import (
     CheckIn,
@@ -231,6 +232,11 @@ class Coordinator:
         """The version a task starts from; None: its attempt is over."""
         view = self._view
         return view.attempt.version if row.attempt == view.attempt.id else None
+
+    def codec_of(self, row: TaskRow) -> CodecName | None:
+        """The codec of a task's update; None: its attempt is over."""
+        view = self._view
+        return view.attempt.settings.upload.codec if row.attempt == view.attempt.id else None
 
     def accept(self, task: str, update: CheckedUpdate) -> Future[Receipt]:
         """Store an update; the future is done when it is durable."""

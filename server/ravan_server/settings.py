@@ -10,6 +10,7 @@ from typing import Any
 
 from ravan_edge.errors import UsageError
 from ravan_edge.hosts import is_loopback
+from ravan_edge.protocol import UploadSettings
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
 
@@ -29,6 +30,7 @@ class RoundSettings:
     """
 
     local: LocalSettings = field(default_factory=LocalSettings)
+    upload: UploadSettings = field(default_factory=UploadSettings)
 
     goal: int = option(3, "Updates that end a round.", minimum=1, maximum=1_000_000, group=_ROUNDS)
     over_selection: float = option(
@@ -74,14 +76,21 @@ class RoundSettings:
 
     def to_json(self) -> str:
         """For the store."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "local"}
-        return json.dumps({"local": self.local.as_dict(), **own}, sort_keys=True)
+        nested = {"local": self.local.as_dict(), "upload": self.upload.as_dict()}
+        own = {
+            item.name: getattr(self, item.name) for item in fields(self) if item.name not in nested
+        }
+        return json.dumps(nested | own, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RoundSettings:
         """What :meth:`to_json` wrote."""
         document: dict[str, Any] = json.loads(text)
-        return cls(local=LocalSettings.from_dict(document.pop("local")), **document)
+        return cls(
+            local=LocalSettings.from_dict(document.pop("local")),
+            upload=UploadSettings.from_dict(document.pop("upload", {})),
+            **document,
+        )
 
 
 @dataclass(frozen=True)

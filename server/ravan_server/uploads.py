@@ -11,8 +11,9 @@ import threading
 
 import numpy as np
 
-from ravan_edge.artifact import HEADS_BOUNDS
+from ravan_edge.artifact import UPDATE_BOUNDS
 from ravan_edge.artifact.tensor_header import header_length
+from ravan_edge.codecs import CodecName
 from ravan_edge.errors import ArtifactError, TensorFileError
 from ravan_edge.merge import MergeScale
 from ravan_edge.protocol import Reason, Refusal, UpdateInfo, UpdateReader
@@ -64,6 +65,7 @@ class UploadReceiver:
         task: The id under which it is sent.
         version: The version that the task starts from; None: the task is known to be over, and the
             body is only compared with what is stored.
+        codec: That the task asks for; None: as with ``version``.
         length: The announced length.
         budget: Memory for it.
         sha256: Of the body, where whoever hands it over compares it; None: it is computed here.
@@ -77,6 +79,7 @@ class UploadReceiver:
         reader: UpdateReader,
         task: str,
         version: int | None,
+        codec: CodecName | None,
         length: int,
         budget: MemoryBudget,
         sha256: str | None = None,
@@ -94,6 +97,7 @@ class UploadReceiver:
         self._reader = reader
         self._task = task
         self._version = version
+        self._codec = codec
         self._length = length
         self._budget = budget
         self._content = bytearray()
@@ -158,7 +162,7 @@ class UploadReceiver:
         try:
             if self._header_bytes is None:
                 prefix = bytes(self._content[:_LENGTH_BYTES])
-                self._header_bytes = header_length(prefix, self._length, HEADS_BOUNDS, _WHERE)
+                self._header_bytes = header_length(prefix, self._length, UPDATE_BOUNDS, _WHERE)
             end = _LENGTH_BYTES + self._header_bytes
             if len(self._content) < end:
                 return
@@ -177,4 +181,9 @@ class UploadReceiver:
             raise Refusal(
                 Reason.WRONG_TASK,
                 f"the update starts from version {info.version}, its task from {self._version}",
+            )
+        if self._codec is not None and info.codec is not self._codec:
+            raise Refusal(
+                Reason.WRONG_CODEC,
+                f"the update has codec {info.codec}, its task asks for {self._codec}",
             )
