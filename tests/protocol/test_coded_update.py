@@ -87,9 +87,10 @@ def test_what_is_encoded_is_decoded(
     reader = reader_of(artifact)
     update = reader.decode(content)
     assert update.info == info_of(artifact, codec.name)
-    assert update.difference.tobytes() == (coded.received + np.float32(0)).tobytes() or (
-        update.difference == coded.received
-    ).all()
+    assert (
+        update.difference.tobytes() == (coded.received + np.float32(0)).tobytes()
+        or (update.difference == coded.received).all()
+    )
     assert {k: v.tolist() for k, v in update.trained.items()} == {
         k: v.tolist() for k, v in training.trained.items()
     }
@@ -120,7 +121,9 @@ def test_the_numbers_are_in_the_order_of_the_table(
     views = method.layout.views(coded.received)
     expected = np.concatenate(
         [
-            views[entry.name][[1, 3]].reshape(-1) if entry.role == "core" else views[entry.name].reshape(-1)
+            views[entry.name][[1, 3]].reshape(-1)
+            if entry.role == "core"
+            else views[entry.name].reshape(-1)
             for entry in artifact.manifest.tensors
             if entry.role != "scale"
         ]
@@ -176,9 +179,7 @@ def test_a_known_header_of_another_codec_is_another_header(artifacts: dict[str, 
         reader.view(plain)
 
 
-def changed(
-    artifact: Artifact, codec: CodecName, tensors: dict[str, NDArray[Any] | None]
-) -> bytes:
+def changed(artifact: Artifact, codec: CodecName, tensors: dict[str, NDArray[Any] | None]) -> bytes:
     content, *_ = made(artifact, CODECS[codec], [1, 3])
     parts = dict(tensors_from_bytes(content, UPDATE_BOUNDS)) | tensors
     kept = {name: array for name, array in parts.items() if array is not None}
