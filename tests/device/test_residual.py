@@ -253,7 +253,7 @@ def test_killed_at_any_operation_it_ends_as_if_it_were_not(
     expected = result_of(kit, calm, kit.folder / "calm")
     operations = len(disk.operations)
     assert operations > 40
-    for at in range(operations):
+    for at in range(0, operations, 3 if error is disk_full else 1):
         server, disk = ran(f"at-{at}", at)
         assert disk.failed
         kit.device(server, kit.folder / f"at-{at}").run()
