@@ -13,7 +13,7 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.cli.common import DataSettings
-from ravan_edge.protocol import KINDS, Reason
+from ravan_edge.protocol import KINDS, Reason, UploadSettings
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server import serving
@@ -29,7 +29,7 @@ OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
 
 
 def test_every_option_is_there_and_no_other() -> None:
-    classes = (RoundSettings, ServerSettings, LocalSettings, DataSettings)
+    classes = (RoundSettings, UploadSettings, ServerSettings, LocalSettings, DataSettings)
     names = {option_name(item.name) for kind in classes for item, _ in option_infos(kind)}
     documented = {
         name
@@ -40,8 +40,10 @@ def test_every_option_is_there_and_no_other() -> None:
     assert documented == names | {"--state", "--test"}
 
 
-@pytest.mark.parametrize("kind", [RoundSettings, ServerSettings])
-def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerSettings]) -> None:
+@pytest.mark.parametrize("kind", [RoundSettings, UploadSettings, ServerSettings])
+def test_every_default_is_the_one_of_the_code(
+    kind: type[RoundSettings | UploadSettings | ServerSettings],
+) -> None:
     for item, _ in option_infos(kind):
         row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)
         shown = NO_DEFAULT.get(item.name, "") if item.default is None else _shown(item.default)
