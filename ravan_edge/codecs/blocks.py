@@ -125,4 +125,5 @@ def _scale_bits(largest: NDArray[np.float64], levels: int) -> NDArray[np.uint32]
     # one is not. Steps below 2^-126 are not used, so it does not matter what happens to them here.
     below = (largest / levels).astype(np.float32).view(np.uint32) >> np.uint32(16)
     short = _steps(below).astype(np.float64) * levels < largest
-    return np.maximum(below + short, np.uint32(_SMALLEST_BITS)).astype(np.uint32)
+    bits: NDArray[np.uint32] = np.maximum(below + short, np.uint32(_SMALLEST_BITS))
+    return bits

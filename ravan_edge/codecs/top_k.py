@@ -73,15 +73,15 @@ class TopK:
     def expected(
         self, count: int, shapes: Mapping[str, tuple[int, ...]], where: str
     ) -> TensorForms:
-        """For any k there can be: what a device keeps is its business.
+        """For any k that a share can make: how many a device keeps is its business.
 
         Raises:
-            ArtifactError: It is none of 1 .. n (0, where n is).
+            ArtifactError: There is no such k.
         """
-        shape = shapes.get(_INDICES, ())
-        if len(shape) != 1 or not min(1, count) <= shape[0] <= count:
+        shape, most = shapes.get(_INDICES, ()), TopK(LARGEST_SHARE).kept(count)
+        if len(shape) != 1 or not min(1, count) <= shape[0] <= most:
             raise refused(
-                f"shape {list(shape)}, expected {min(1, count)} to {count} indices", _INDICES, where
+                f"shape {list(shape)}, expected {min(1, count)} to {most} indices", _INDICES, where
             )
         return _forms(shape[0])
 

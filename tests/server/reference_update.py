@@ -118,7 +118,9 @@ def _coded_shapes(
     if codec == "top-k":
         entry = document.get("indices")
         kept = entry.get("shape") if isinstance(entry, dict) else None
-        if not isinstance(kept, list) or kept not in [[k] for k in range(1, count + 1)]:
+        if not isinstance(kept, list) or kept not in [
+            [k] for k in range(1, max(1, count // 2) + 1)
+        ]:
             return {}
         return {"indices": ("I32", kept), "numbers": ("F32", kept)}
     shapes = {"numbers": (CODES[codec], [size])}
