@@ -109,11 +109,13 @@ class Stream:
             if not 0 <= value < 1 << limit:
                 raise ValueError(f"{name} is {value}, expected 0 <= {name} < 2**{limit}")
 
-    def words(self, count: int) -> NDArray[np.uint32]:
-        """The first ``count`` words, uint32 [count]."""
+    def words(self, count: int, first: int = 0) -> NDArray[np.uint32]:
+        """The ``count`` words from word ``first`` on, a multiple of 4; uint32 [count]."""
+        if first % 4:
+            raise ValueError(f"word {first} is not the first of its block")
         blocks = -(-count // 4)
         counter = np.empty((blocks, 4), dtype=np.uint32)
-        counter[:, 0] = np.arange(blocks, dtype=np.uint32)
+        counter[:, 0] = np.arange(first // 4, first // 4 + blocks, dtype=np.uint32)
         counter[:, 1] = self.round
         counter[:, 2] = self.device
         counter[:, 3] = (int(self.purpose) << 24) | self.index

@@ -37,6 +37,7 @@ LINES = [
         "new_folder",
         "strict_json",
     },
+    {"codecs"},
     {"artifact", "memory", "signing"},
     {"methods"},
     {"plans"},

@@ -42,6 +42,7 @@ from ravan_edge.artifact.summary import (
 from ravan_edge.artifact.tensor_file import (
     BASE_BOUNDS,
     HEADS_BOUNDS,
+    UPDATE_BOUNDS,
     TensorBounds,
     TensorHeader,
     TensorSpec,
@@ -63,6 +64,7 @@ __all__ = [
     "HEADS_NAME",
     "MANIFEST_NAME",
     "SIGNATURE_NAME",
+    "UPDATE_BOUNDS",
     "Artifact",
     "ArtifactSummary",
     "ArtifactWriter",

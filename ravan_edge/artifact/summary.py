@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ from ravan_edge.artifact.heads import heads_metadata
 from ravan_edge.artifact.manifest import ConformanceCase, Layer, Manifest, TensorEntry
 from ravan_edge.artifact.opening import Artifact
 from ravan_edge.artifact.tensor_header import planned_header
+from ravan_edge.codecs import Codec
 
 __all__ = [
     "ArtifactSummary",
@@ -180,6 +182,7 @@ def update_bytes(
     manifest: Trained,
     heads_trained: int | Mapping[str, int] | None = None,
     metadata: Mapping[str, str] | None = None,
+    codec: Codec | None = None,
 ) -> int:
     """The size of an update file (section 8 of docs/artifact.md), with its header.
 
@@ -189,8 +192,10 @@ def update_bytes(
             Without meaning for methods that have no heads.
         metadata: The update's own, for the exact size. None: the widest there can be, for an upper
             bound that is a multiple of 64 bytes at most 256 above the exact size.
+        codec: How the numbers are written; None: fp32.
     """
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    numbers = 0
     heads = {layer.name: layer.heads for layer in manifest.layers}
     for entry in manifest.tensors:
         if entry.role == "core" and entry.layer is not None:
@@ -200,11 +205,18 @@ def update_bytes(
             elif heads_trained is not None:
                 count = heads_trained.get(entry.layer, 0)
             if count:
-                tensors[f"{entry.layer}.D"] = ("F32", (count, *entry.shape[1:]))
+                numbers += count * math.prod(entry.shape[1:])
                 tensors[f"{entry.layer}.heads"] = ("I32", (count,))
+                if codec is None:
+                    tensors[f"{entry.layer}.D"] = ("F32", (count, *entry.shape[1:]))
         elif entry.role != "scale":
-            tensors[entry.name] = ("F32", entry.shape)
+            numbers += entry.size
+            if codec is None:
+                tensors[entry.name] = ("F32", entry.shape)
     known = _WIDEST_UPDATE_METADATA if metadata is None else metadata
+    if codec is not None:
+        tensors |= codec.forms(numbers)
+        known = {**known, "codec": codec.name}
     return planned_header(tensors, known).file_bytes
 
 

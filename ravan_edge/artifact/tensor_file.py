@@ -21,6 +21,7 @@ from ravan_edge.artifact.tensor_header import (
     BASE_BOUNDS,
     ELEMENT_BYTES,
     HEADS_BOUNDS,
+    UPDATE_BOUNDS,
     TensorBounds,
     TensorHeader,
     TensorSpec,
@@ -36,6 +37,7 @@ from ravan_edge.files import storage_errors, write_atomic
 __all__ = [
     "BASE_BOUNDS",
     "HEADS_BOUNDS",
+    "UPDATE_BOUNDS",
     "Expected",
     "TensorBounds",
     "TensorHeader",
@@ -53,7 +55,7 @@ __all__ = [
 Expected = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name -> (dtype as in the file, e.g. ``"F32"``; shape)."""
 
-# numpy has no bfloat16: its bits come as uint16.
+# numpy has no bfloat16: its bits come as uint16, which the format does not have otherwise.
 _TO_NUMPY = {
     name: np.dtype(code)
     for name, code in {
@@ -61,7 +63,7 @@ _TO_NUMPY = {
         "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
     }.items()
 }  # fmt: skip
-_FROM_NUMPY = {dtype: name for name, dtype in _TO_NUMPY.items() if name != "BF16"}
+_FROM_NUMPY = {dtype: name for name, dtype in _TO_NUMPY.items()}
 
 
 def write_tensors(
@@ -100,7 +102,7 @@ def read_header(
 
     Args:
         source: A path, or the whole content.
-        bounds: ``HEADS_BOUNDS`` or ``BASE_BOUNDS``.
+        bounds: ``HEADS_BOUNDS``, ``UPDATE_BOUNDS`` or ``BASE_BOUNDS``.
         where: How errors call the source; by default the path.
 
     Raises:
@@ -134,7 +136,7 @@ def read_tensors(
 
     Args:
         path: A regular file.
-        bounds: ``HEADS_BOUNDS`` or ``BASE_BOUNDS``.
+        bounds: ``HEADS_BOUNDS``, ``UPDATE_BOUNDS`` or ``BASE_BOUNDS``.
         expected: Names, dtypes and shapes that must be there, none missing and none more.
         where: How errors call the file; by default its path.
 

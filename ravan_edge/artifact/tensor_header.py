@@ -19,6 +19,7 @@ __all__ = [
     "BASE_BOUNDS",
     "ELEMENT_BYTES",
     "HEADS_BOUNDS",
+    "UPDATE_BOUNDS",
     "TensorBounds",
     "TensorHeader",
     "TensorSpec",
@@ -77,7 +78,12 @@ BASE_BOUNDS = TensorBounds(16 << 20, 65_536, 1 << 48, frozenset(ELEMENT_BYTES), 
 """For ``base.safetensors`` and ``conformance.safetensors``."""
 
 HEADS_BOUNDS = TensorBounds(1 << 20, 4096, 1 << 30, frozenset({"F32", "I32"}), finite=True)
-"""For heads and updates: what devices and servers send each other."""
+"""For heads."""
+
+UPDATE_BOUNDS = TensorBounds(
+    1 << 20, 4096, 1 << 30, frozenset({"F32", "I32", "F16", "BF16", "I8", "U8"}), finite=True
+)
+"""For updates; which dtypes one of them has is its codec's business."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
-from ravan_edge.artifact import HEADS_BOUNDS, Artifact, read_header, read_tensors
+from ravan_edge.artifact import UPDATE_BOUNDS, Artifact, read_header, read_tensors
 from ravan_edge.cli.common import (
     DataSettings,
     JsonOption,
@@ -263,18 +264,9 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
     if folder is None or sent is None:
         typer.echo(json.dumps({"sent": None}) if as_json else "nothing has left this device yet")
         return
-    header = read_header(folder.last_update_path, HEADS_BOUNDS)
-    tensors = read_tensors(folder.last_update_path, HEADS_BOUNDS)
-    rows: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "dtype": str(array.dtype),
-            "shape": list(array.shape),
-            "norm": float(np.linalg.norm(array.astype(np.float64))),
-            "largest": float(np.abs(array).max(initial=0)),
-        }
-        for name, array in tensors.items()
-    ]
+    header = read_header(folder.last_update_path, UPDATE_BOUNDS)
+    tensors = read_tensors(folder.last_update_path, UPDATE_BOUNDS)
+    rows = [_row(name, array) for name, array in tensors.items()]
     document = {"sent": dict(sent), "bytes": header.file_bytes, "metadata": dict(header.metadata)}
     if as_json:
         print_json({**document, "file": str(folder.last_update_path), "tensors": rows})
@@ -287,4 +279,21 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
         typer.echo(f"{name:<9} {text}")
     for row in rows:
         shape = "x".join(map(str, row["shape"]))
-        typer.echo(f"  {row['name']}  {row['dtype']} {shape}  norm {row['norm']:.4g}")
+        norm = "" if row["norm"] is None else f"  norm {row['norm']:.4g}"
+        typer.echo(f"  {row['name']}  {row['dtype']} {shape}{norm}")
+
+
+def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """A tensor of an update; codes of a codec are no numbers by themselves."""
+    codes = array.dtype in (np.int8, np.uint8)
+    dtype = str(array.dtype)
+    if array.dtype == np.uint16:  # the bits of a bfloat16 are the upper half of a float32
+        dtype, array = "bfloat16", (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    numbers = array.astype(np.float64)
+    return {
+        "name": name,
+        "dtype": dtype,
+        "shape": list(array.shape),
+        "norm": None if codes else float(np.linalg.norm(numbers)),
+        "largest": None if codes else float(np.abs(numbers).max(initial=0)),
+    }

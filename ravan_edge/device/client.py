@@ -275,7 +275,7 @@ class Device:
             self._persist(lambda: self._upload(offer.task, content, sha256))
         except Refusal as refusal:
             self.say(f"round {offer.round}: the server does not want the update: {refusal}")
-            self._end(offer, "refused", reason=str(refusal.reason))
+            self.state.refused(offer, refusal.reason)
             self.report.refused += 1
             return
         self.state.acknowledged(task, sha256)

@@ -28,9 +28,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ravan_edge.device.residual import DeviceResidual
 from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder, write_atomic
-from ravan_edge.protocol import TaskOffer
+from ravan_edge.protocol import Reason, TaskOffer
 
 __all__ = ["CurrentTask", "DeviceState"]
 
@@ -67,6 +68,7 @@ class DeviceState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._round = folder / "round"
+        self.residual = DeviceResidual(folder, self._round)
         with storage_errors(folder, "make the folder"):
             # Only for its owner: updates tell something about the rows they were made from.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,6 +102,7 @@ class DeviceState:
             shutil.rmtree(self._round, ignore_errors=True)
             self._round.mkdir()
             sync_folder(self.folder)
+        self.residual.drop_unless(task.offer.artifact)
         self._write_task(task)
         self.add_to_log("task", task.offer, server=task.server)
 
@@ -140,7 +143,15 @@ class DeviceState:
     def acknowledged(self, task: CurrentTask, sha256: str) -> None:
         """The server has the update, the round is over."""
         self._remember_sent(task, sha256, acknowledged=True)
+        self.residual.settle(acknowledged=True)
         self.add_to_log("sent", task.offer, sha256=sha256)
+        self.forget_round()
+
+    def refused(self, offer: TaskOffer, reason: Reason) -> None:
+        """The server will never take the update, the round is over."""
+        if reason is not Reason.DIFFERENT_UPDATE:  # then it counts another one of this task
+            self.residual.settle(acknowledged=False)
+        self.add_to_log("refused", offer, reason=str(reason))
         self.forget_round()
 
     def forget_round(self) -> None:

@@ -19,9 +19,17 @@ from ravan_edge.device.state import CurrentTask, DeviceState
 from ravan_edge.errors import ArtifactError, MemoryLimitError
 from ravan_edge.files import write_atomic
 from ravan_edge.memory import PeakSampler, format_bytes
+from ravan_edge.merge import DEFAULT_BOUND_EXPONENT
 from ravan_edge.methods import method_for
 from ravan_edge.plans import open_step
-from ravan_edge.protocol import UpdateInfo, encode_update
+from ravan_edge.protocol import (
+    CodedDifference,
+    UpdateInfo,
+    code_difference,
+    encode_coded_update,
+    encode_update,
+    rounding_stream,
+)
 from ravan_edge.training import (
     LocalResult,
     LocalSettings,
@@ -46,7 +54,8 @@ class TaskTraining:
         settings: The device's own.
         say: Told what a user may want to know.
         on_step: Told after every step; what it raises ends the training, which can be gone on with.
-        on_trained: Told the result before the update file is there.
+        on_trained: Told the result, with the difference that the server will read, before the update
+            file is there.
         number: Addresses the random numbers; None: the number that the server gave the device.
     """
 
@@ -85,17 +94,41 @@ class TaskTraining:
             WorkerError: The runtime's process died.
         """
         result = self._fitting(self._first_settings())
-        self._on_trained(result)
+        coded = self._coded(result)
+        self._on_trained(result if coded is None else replace(result, difference=coded.received))
         info = UpdateInfo(
             task=self._offer.task,
             version=self._offer.version,
             artifact=self._artifact.digest,
             examples=result.examples,
             steps=result.steps,
+            codec=self._offer.upload.codec,
         )
-        content = encode_update(info, self._method, result.difference, result.training)
+        if coded is None:
+            content = encode_update(info, self._method, result.difference, result.training)
+        else:
+            content = encode_coded_update(info, result.training, coded.tensors)
+            if coded.residuals is not None:
+                self._state.residual.prepare(coded.residuals, self._artifact.digest)
+        # Last: from now on the task is one that is only to be sent.
         write_atomic(self._state.update_path, [content])
         return result
+
+    def _coded(self, result: LocalResult) -> CodedDifference | None:
+        """The difference as the task's codec writes it; None: as it is."""
+        codec = self._offer.upload.coder
+        if codec is None:
+            return None
+        size = self._method.layout.size
+        return code_difference(
+            codec,
+            self._method,
+            result.difference,
+            result.training,
+            self._state.residual.load(self._artifact.digest, size) if codec.biased else None,
+            rounding_stream(self._offer.seed, self._offer.version, self._number),
+            2.0**DEFAULT_BOUND_EXPONENT,
+        )
 
     def _fitting(self, local: LocalSettings) -> LocalResult:
         """Train, with fewer rows at once each time the memory limit was passed."""

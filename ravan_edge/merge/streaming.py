@@ -3,6 +3,8 @@
 Only the sum stays in memory, and one update (a second one while its reader reads the next). No vector
 of an update's numbers is made, and no mask: they go from where they were read into the sum.
 
+An update whose numbers a codec wrote is decoded first, each into the same buffer.
+
 **Nothing is trusted.** An update was checked when it was accepted; what is read again, hours later
 and maybe by another process, is checked again in full: size, header, names, shapes, heads, artifact, and
 every number. That takes less time than a digest of the bytes would, which would only say that they are
@@ -23,6 +25,7 @@ from itertools import repeat
 from ravan_edge.errors import NumericsError
 from ravan_edge.merge.exact import ExactSum, MergeScale
 from ravan_edge.merge.weight import PLAIN, Weight
+from ravan_edge.methods import Vector
 from ravan_edge.protocol import UpdateInfo, UpdateReader, UpdateView
 
 __all__ = ["add_update", "sum_updates"]
@@ -88,6 +91,7 @@ def sum_updates(
     # device takes a tenth of the time of the merge.
     trained: Counter[tuple[int, int]] = Counter()
     counted = 0
+    buffer = reader.numbers_buffer()  # memory that nobody writes to costs nothing
     each = repeat(PLAIN) if weights is None else weights
     for (where, content), weight in zip(updates, each, strict=weights is not None):
         counted += weight.count
@@ -95,7 +99,7 @@ def sum_updates(
             raise ValueError(
                 f"more than {scale.most_devices} updates (or counts), for which the scale was chosen"
             )
-        view = _add_numbers(total, content, reader, where, weight)
+        view = _add_numbers(total, content, reader, where, weight, buffer)
         for place in view.places:
             trained[place.start, place.stop] += weight.count
     for (start, stop), devices in trained.items():
@@ -109,9 +113,10 @@ def _add_numbers(
     reader: UpdateReader,
     where: str,
     weight: Weight,
+    buffer: Vector | None = None,
 ) -> UpdateView:
     """Check the bytes of an update and add its numbers; who trained them is not counted yet."""
-    view = reader.view(content, finite=False, where=where)
+    view = reader.view(content, finite=False, where=where, buffer=buffer)
     try:
         total.add_pieces(view.data, view.pieces, (), weight)
     except NumericsError as error:

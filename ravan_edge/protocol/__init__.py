@@ -10,6 +10,12 @@ from ravan_edge.protocol.access import (
     Invitations,
     InviteDevices,
 )
+from ravan_edge.protocol.coding import (
+    CodedDifference,
+    Residuals,
+    code_difference,
+    rounding_stream,
+)
 from ravan_edge.protocol.history import AttemptInfo, Attempts, TaskInfo, Tasks
 from ravan_edge.protocol.messages import (
     PROTOCOL_VERSION,
@@ -29,9 +35,16 @@ from ravan_edge.protocol.messages import (
     WaitReason,
 )
 from ravan_edge.protocol.problems import KINDS, Problem, ProblemKind, Reason, Refusal
-from ravan_edge.protocol.update_file import decode_update, encode_update, read_update
+from ravan_edge.protocol.residual_file import is_residual, read_residual, write_residual
+from ravan_edge.protocol.update_file import (
+    decode_update,
+    encode_coded_update,
+    encode_update,
+    read_update,
+)
 from ravan_edge.protocol.update_info import UpdateInfo
 from ravan_edge.protocol.update_reader import Update, UpdateReader, UpdateView
+from ravan_edge.protocol.upload_settings import UploadSettings
 
 __all__ = [
     "KINDS",
@@ -40,6 +53,7 @@ __all__ = [
     "Attempts",
     "CheckIn",
     "CheckInAnswer",
+    "CodedDifference",
     "ComeBack",
     "Conditions",
     "DeviceFailure",
@@ -57,6 +71,7 @@ __all__ = [
     "Reason",
     "Receipt",
     "Refusal",
+    "Residuals",
     "RunState",
     "ServerStatus",
     "TaskInfo",
@@ -67,10 +82,17 @@ __all__ = [
     "UpdateReader",
     "UpdateView",
     "UploadRules",
+    "UploadSettings",
     "VersionInfo",
     "Versions",
     "WaitReason",
+    "code_difference",
     "decode_update",
+    "encode_coded_update",
     "encode_update",
+    "is_residual",
+    "read_residual",
     "read_update",
+    "rounding_stream",
+    "write_residual",
 ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ravan_edge.codecs import LARGEST_SHARE, Codec, CodecName, codec_for
 from ravan_edge.errors import UsageError
 from ravan_edge.training.settings import LocalSettings
 
@@ -92,8 +93,23 @@ class UploadRules(Message):
     """The form in which the server takes the update."""
 
     encoding: Literal["plain"] = "plain"
-    codec: Literal["fp32"] = "fp32"
+    codec: Annotated[CodecName, Field(strict=False)] = CodecName.FP32
+    top_k_share: Annotated[
+        float | None,
+        Field(gt=0, le=LARGEST_SHARE, description="Of the numbers that codec top-k keeps."),
+    ] = None
     most_bytes: Positive
+
+    @model_validator(mode="after")
+    def _share_of_top_k(self) -> UploadRules:
+        if (self.top_k_share is None) == (self.codec is CodecName.TOP_K):
+            raise ValueError("top_k_share belongs to codec top-k, and to no other")
+        return self
+
+    @property
+    def coder(self) -> Codec | None:
+        """The codec that writes; None: fp32."""
+        return codec_for(self.codec, self.top_k_share or LARGEST_SHARE)
 
 
 class TaskOffer(Message):

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     BAD_UPDATE = "bad_update"
     BAD_NUMBERS = "bad_numbers"
     WRONG_TASK = "wrong_task"
+    WRONG_CODEC = "wrong_codec"
     TOO_LARGE = "too_large"
     HEAD_TOO_LARGE = "head_too_large"
     LENGTH_REQUIRED = "length_required"
@@ -89,6 +90,7 @@ KINDS: dict[Reason, ProblemKind] = {
     Reason.BAD_UPDATE: ProblemKind(422, "not an update of this artifact"),
     Reason.BAD_NUMBERS: ProblemKind(422, "numbers that cannot be merged"),
     Reason.WRONG_TASK: ProblemKind(422, "the update was made for another task or version"),
+    Reason.WRONG_CODEC: ProblemKind(422, "the task asks for another codec"),
     Reason.TOO_LARGE: ProblemKind(413, "too many bytes"),
     Reason.HEAD_TOO_LARGE: ProblemKind(431, "the head of the request is too large"),
     Reason.LENGTH_REQUIRED: ProblemKind(411, "the request does not say how long it is"),

@@ -6,13 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ravan_edge.codecs import CodecName
+
 __all__ = ["DIFFERENCE", "HEADS", "UpdateInfo", "complaint_about"]
 
 # What the names of a layer's two tensors end in.
 DIFFERENCE = ".D"
 HEADS = ".heads"
 
-_FIXED = {"format": "ravan-update", "schema": "1", "encoding": "plain", "codec": "fp32"}
+_FIXED = {"format": "ravan-update", "schema": "1", "encoding": "plain"}
+_CODEC = re.compile("|".join(CodecName))
 _TASK = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -28,6 +31,7 @@ class UpdateInfo:
         artifact: The artifact digest.
         examples: Rows the device saw.
         steps: Steps it took.
+        codec: How its numbers are written.
     """
 
     task: str
@@ -35,11 +39,13 @@ class UpdateInfo:
     artifact: str
     examples: int
     steps: int
+    codec: CodecName = CodecName.FP32
 
     def metadata(self) -> dict[str, str]:
         """As written into the file."""
         return {
             **_FIXED,
+            "codec": str(self.codec),
             "task": self.task,
             "version": str(self.version),
             "artifact": self.artifact,
@@ -51,6 +57,7 @@ class UpdateInfo:
 def complaint_about(metadata: Mapping[str, str]) -> str | None:
     """What is wrong with the metadata of an update; None: nothing."""
     patterns = {
+        "codec": _CODEC,
         "task": _TASK,
         "artifact": _DIGEST,
         "version": _DECIMAL,

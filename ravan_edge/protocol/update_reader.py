@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import lt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact import (
-    HEADS_BOUNDS,
+    UPDATE_BOUNDS,
     Manifest,
     Role,
-    TensorHeader,
+    TensorSpec,
     check_expected,
     read_header,
     read_split_header,
@@ -27,14 +28,28 @@ from ravan_edge.artifact import (
     update_bytes,
 )
 from ravan_edge.artifact.tensor_header import parse_header
-from ravan_edge.errors import ArtifactError, ArtifactNotFoundError
+from ravan_edge.codecs import CODECS, Codec, CodecName
+from ravan_edge.errors import ArtifactNotFoundError, TensorFileError
 from ravan_edge.files import storage_errors
 from ravan_edge.methods import HeadIndices, Method, Piece, Vector
-from ravan_edge.protocol.update_info import DIFFERENCE, HEADS, UpdateInfo, complaint_about
+from ravan_edge.protocol.update_info import HEADS, UpdateInfo, complaint_about
+from ravan_edge.protocol.update_places import (
+    expected_tensors,
+    numbers_in_order,
+    refused,
+    where_numbers_lie,
+)
 
 __all__ = ["Update", "UpdateReader", "UpdateView"]
 
 _MOST_KNOWN = 8
+# Of the tensors that codecs write; bits of bfloat16 come as uint16.
+_DTYPES = {
+    name: np.dtype(code)
+    for name, code in {
+        "F32": "<f4", "I32": "<i4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1",
+    }.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,13 +72,13 @@ class Update:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UpdateView:
-    """A checked update whose numbers still lie where it was read: no longer than that lives.
+    """A checked update whose numbers still lie where it was read, or decoded: no longer than that lives.
 
     Attributes:
         info: What it says about itself.
         trained: As in :class:`Update`, a copy.
-        data: Float32 [any], all of the file's data. Between the numbers lie the bits of head indices: as
-            float32 they are next to 0.
+        data: Float32 [any]. With codec ``fp32`` all of the file's data: between the numbers lie the bits of
+            head indices, as float32 they are next to 0. With another one what it decodes to.
         pieces: Which numbers of the data belong where in the parameter vector, ascending by ``begin``;
             0 where there is none.
         places: What it trained, as ranges of the parameter vector, ascending: the same as the mask
@@ -82,10 +97,14 @@ class _Tensors:
     """Where the tensors of a checked header lie.
 
     Attributes:
-        places: Name -> its numbers, counted from the start of the data.
+        codec: That wrote the numbers; None: fp32.
+        specs: Its tensors, by name.
+        places: With fp32: name -> its numbers, counted from the start of the data.
         data_bytes: Of all tensors.
     """
 
+    codec: Codec | None
+    specs: Mapping[str, TensorSpec]
     places: Mapping[str, slice]
     data_bytes: int
 
@@ -110,8 +129,9 @@ class UpdateReader:
 
     @cached_property
     def largest_bytes(self) -> int:
-        """No update of the artifact is larger."""
-        return update_bytes(self.manifest)
+        """No update of the artifact is larger, whatever its codec."""
+        codecs: list[Codec | None] = [None, *CODECS.values()]
+        return max(update_bytes(self.manifest, codec=codec) for codec in codecs)
 
     @cached_property
     def _layers(self) -> dict[str, int]:
@@ -123,28 +143,41 @@ class UpdateReader:
         }
 
     @cached_property
-    def _known(self) -> dict[bytes, _Tensors]:
+    def _known(self) -> dict[tuple[CodecName, bytes], _Tensors]:
         """What the last few different headers said; most of a round's differ in metadata only."""
         return {}
 
+    def numbers_buffer(self) -> Vector:
+        """Room for the numbers of one update, float32 [parameters]; see :meth:`view`."""
+        return np.empty(self.method.layout.size, np.float32)
+
     def view(
-        self, content: bytes | memoryview, *, finite: bool = True, where: str = "update"
+        self,
+        content: bytes | memoryview,
+        *,
+        finite: bool = True,
+        where: str = "update",
+        buffer: Vector | None = None,
     ) -> UpdateView:
-        """Check the bytes of an update; its numbers stay where they are.
+        """Check the bytes of an update; its numbers stay where they are, or are decoded.
 
         Args:
             content: The whole file.
             finite: False: a NaN or an infinity is let through, for somebody who refuses it later.
             where: How errors call the update.
+            buffer: Where numbers are decoded, of :meth:`numbers_buffer`: the view lasts until the next
+                one is decoded there. None: in memory of its own.
 
         Raises:
-            ArtifactError: Too large, of another artifact, metadata or heads that break section 8.
+            ArtifactError: Too large, of another artifact, metadata, heads or codes that break section 8.
             TensorFileError: The tensor file breaks section 5, or its tensors are not those of the
                 table.
         """
         self._check_size(memoryview(content).nbytes, where)
         info, tensors = self._header(content, where)
         raw = np.frombuffer(content, np.uint8)[tensors.data_offset(content) :]
+        if tensors.codec is not None:
+            return self._decoded(content, raw, info, tensors, finite, where, buffer)
         if raw.ctypes.data % 4:  # our writer never makes one, but section 5 allows it
             raw = raw.copy()
         integers = raw.view("<i4")
@@ -156,12 +189,38 @@ class UpdateReader:
             # A layer that is left out trained nothing.
             chosen[layer] = [] if place is None else integers[place].tolist()
             _check_heads(chosen[layer], count, f"{where}: {name}")
-        pieces, places = _where_it_lies(self.method, tensors.places, chosen)
-        trained = {layer: np.array(heads, np.int32) for layer, heads in chosen.items()}
+        pieces, places = where_numbers_lie(self.method, tensors.places, chosen)
         data = raw.view("<f4")
         if finite and not np.isfinite(data).all():
-            tensors_from_bytes(content, HEADS_BOUNDS, where=where)  # which says where it is
-        return UpdateView(info, trained, data, pieces, places)
+            tensors_from_bytes(content, UPDATE_BOUNDS, where=where)  # which says where it is
+        return UpdateView(info, _arrays(chosen), data, pieces, places)
+
+    def _decoded(
+        self,
+        content: bytes | memoryview,
+        raw: NDArray[np.uint8],
+        info: UpdateInfo,
+        tensors: _Tensors,
+        finite: bool,
+        where: str,
+        buffer: Vector | None,
+    ) -> UpdateView:
+        """The view of an update whose numbers a codec wrote."""
+        found = {name: _typed(raw, spec) for name, spec in tensors.specs.items()}
+        chosen: dict[str, list[int]] = {}
+        for layer, count in self._layers.items():
+            name = f"{layer}{HEADS}"
+            chosen[layer] = found[name].tolist() if name in found else []
+            _check_heads(chosen[layer], count, f"{where}: {name}")
+        pieces, places = numbers_in_order(self.method, chosen)
+        size = pieces[-1].begin + pieces[-1].size if pieces else 0
+        data = np.empty(size, np.float32) if buffer is None else buffer[:size]
+        assert tensors.codec is not None  # noqa: S101
+        tensors.codec.decode(found, data, where)
+        if finite and not np.isfinite(data).all():
+            tensors_from_bytes(content, UPDATE_BOUNDS, where=where)  # which says where it is
+            raise TensorFileError("a step so large that numbers are infinite", where=where)
+        return UpdateView(info, _arrays(chosen), data, pieces, places)
 
     def check_header(self, raw: bytes, file_bytes: int, *, where: str = "update") -> UpdateInfo:
         """Check all that the header of an update says, before its data are there.
@@ -176,9 +235,10 @@ class UpdateReader:
             TensorFileError: The same.
         """
         self._check_size(file_bytes, where)
-        header = parse_header(raw, file_bytes, HEADS_BOUNDS, where)
+        header = parse_header(raw, file_bytes, UPDATE_BOUNDS, where)
         info = _info(header.metadata, self.artifact, where)
-        check_expected(header, _expected(header, self.method, where), where)
+        codec = CODECS.get(info.codec)
+        check_expected(header, expected_tensors(header, self.method, codec, where), where)
         return info
 
     def decode(self, content: bytes | memoryview, *, where: str = "update") -> Update:
@@ -221,132 +281,64 @@ class UpdateReader:
 
     def _header(self, content: bytes | memoryview, where: str) -> tuple[UpdateInfo, _Tensors]:
         """Check all of an update but its heads and numbers."""
-        split = read_split_header(content, HEADS_BOUNDS, where=where)
+        split = read_split_header(content, UPDATE_BOUNDS, where=where)
         if split is not None:
             metadata, key, data_bytes = split
-            known = self._known.get(key)
+            info = _info(metadata, self.artifact, where)
+            known = self._known.get((info.codec, key))
             if known is not None and known.data_bytes == data_bytes:
-                return _info(metadata, self.artifact, where), known
-        header = read_header(content, HEADS_BOUNDS, where=where)
+                return info, known
+        header = read_header(content, UPDATE_BOUNDS, where=where)
         info = _info(header.metadata, self.artifact, where)
-        check_expected(header, _expected(header, self.method, where), where)
-        # Offsets in numbers, not in bytes: each element of an update has four.
+        codec = CODECS.get(info.codec)
+        check_expected(header, expected_tensors(header, self.method, codec, where), where)
+        # Offsets in numbers, not in bytes: without a codec, each element has four.
         places = {
             name: slice(spec.begin // 4, spec.end // 4) for name, spec in header.specs.items()
         }
-        found = _Tensors(places, header.file_bytes - header.data_offset)
+        found = _Tensors(codec, header.specs, places, header.file_bytes - header.data_offset)
         if split is not None:
             # Only what passed all checks is kept, and no more than a stranger may fill with junk.
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[split[1]] = found
+            self._known[info.codec, split[1]] = found
         return info, found
 
     def _check_size(self, size: int, where: str) -> None:
         if size > self.largest_bytes:
-            raise _refused(f"{size} bytes, an update has at most {self.largest_bytes}", where)
+            raise refused(f"{size} bytes, an update has at most {self.largest_bytes}", where)
 
 
 def _info(metadata: Mapping[str, str], artifact: str, where: str) -> UpdateInfo:
     complaint = complaint_about(metadata)
     if complaint is not None:
-        raise _refused(complaint, where)
+        raise refused(complaint, where)
     if metadata["artifact"] != artifact:
-        raise _refused(f"made for artifact {metadata['artifact']}, this is {artifact}", where)
+        raise refused(f"made for artifact {metadata['artifact']}, this is {artifact}", where)
     return UpdateInfo(
         task=metadata["task"],
         version=int(metadata["version"]),
         artifact=metadata["artifact"],
         examples=int(metadata["examples"]),
         steps=int(metadata["steps"]),
+        codec=CodecName(metadata["codec"]),
     )
 
 
-def _where_it_lies(
-    method: Method, tensors: Mapping[str, slice], trained: Mapping[str, Sequence[int]]
-) -> tuple[list[Piece], list[slice]]:
-    """The numbers of an update in the order of its data, and all that it trained in that of the vector.
-
-    Args:
-        method: Its layout has the places.
-        tensors: Where each tensor lies in the data.
-        trained: Heads by layer.
-    """
-    pieces: list[Piece] = []
-    places: list[slice] = []
-    runs = {layer: _runs(heads) for layer, heads in trained.items()}
-    for segment in method.layout.segments:
-        size = segment.stop - segment.start
-        if segment.role not in {Role.CORE, Role.SCALE}:
-            pieces.append(Piece(segment.start, tensors[segment.name].start, size))
-            _append(places, segment.start, size)
-        elif segment.layer is not None:
-            one = size // segment.shape[0]
-            for first, head, count in runs[segment.layer]:
-                start = segment.start + head * one
-                if segment.role is Role.CORE:
-                    begin = tensors[f"{segment.layer}{DIFFERENCE}"].start + first * one
-                    pieces.append(Piece(start, begin, count * one))
-                _append(places, start, count * one)
-    pieces.sort(key=lambda piece: piece.begin)
-    return pieces, places
+def _typed(raw: NDArray[np.uint8], spec: TensorSpec) -> NDArray[Any]:
+    """A tensor of the data, as a view where it is aligned."""
+    dtype = _DTYPES[spec.dtype]
+    found = raw[spec.begin : spec.end]
+    if found.ctypes.data % dtype.itemsize:
+        found = found.copy()
+    return found.view(dtype)
 
 
-def _runs(heads: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Heads that follow on each other: index of the first in the list, its number, how many.
-
-    >>> _runs([0, 1, 3, 6, 7, 8])
-    [(0, 0, 2), (2, 3, 1), (3, 6, 3)]
-    """
-    runs: list[tuple[int, int, int]] = []
-    for index, head in enumerate(heads):
-        if runs and head == runs[-1][1] + runs[-1][2]:
-            first, begin, count = runs[-1]
-            runs[-1] = (first, begin, count + 1)
-        else:
-            runs.append((index, head, 1))
-    return runs
-
-
-def _append(places: list[slice], start: int, size: int) -> None:
-    """Add a range behind all others; one that begins where the last one ends makes it longer."""
-    if places and places[-1].stop == start:
-        places[-1] = slice(places[-1].start, start + size)
-    else:
-        places.append(slice(start, start + size))
-
-
-def _expected(
-    header: TensorHeader, method: Method, where: str
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Names, dtypes and shapes that must be there; K of a layer is what the file says, 1 .. h."""
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for segment in method.layout.segments:
-        if segment.role is Role.CORE:
-            name = f"{segment.layer}{HEADS}"
-            spec = header.specs.get(name)
-            if spec is None:
-                continue  # a difference without its heads is then one tensor too many
-            if len(spec.shape) != 1 or not 1 <= spec.shape[0] <= segment.shape[0]:
-                raise _refused(
-                    f"shape {list(spec.shape)}, expected 1 to {segment.shape[0]} heads",
-                    f"{where}: tensor {name!r}",
-                )
-            expected[name] = ("I32", spec.shape)
-            expected[f"{segment.layer}{DIFFERENCE}"] = (
-                "F32",
-                (spec.shape[0], *segment.shape[1:]),
-            )
-        elif segment.role is not Role.SCALE:
-            expected[segment.name] = ("F32", segment.shape)
-    return expected
+def _arrays(chosen: Mapping[str, list[int]]) -> dict[str, HeadIndices]:
+    return {layer: np.array(heads, np.int32) for layer, heads in chosen.items()}
 
 
 def _check_heads(heads: Sequence[int], count: int, where: str) -> None:
     ascending = all(map(lt, heads, heads[1:]))
     if heads and (not ascending or heads[0] < 0 or heads[-1] >= count):
-        raise _refused(f"heads {heads}, expected ascending numbers below {count}", where)
-
-
-def _refused(message: str, where: str) -> ArtifactError:
-    return ArtifactError(message, where=where, hint="train again from the version the server has")
+        raise refused(f"heads {heads}, expected ascending numbers below {count}", where)

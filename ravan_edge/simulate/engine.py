@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from ravan_edge.simulate.events import Notice, OnEvent, Resumed, RoundDone, Stag
 from ravan_edge.simulate.messages import OpenArtifact
 from ravan_edge.simulate.prepare import Prepared, check_settings, partition_document, prepare
 from ravan_edge.simulate.request import SimulationRequest
+from ravan_edge.simulate.residuals import RESIDUALS_FOLDER
 from ravan_edge.simulate.rounds import RoundReport, synchronous_round
 from ravan_edge.simulate.run_folder import RunFolder, check_folder, json_bytes, read_summary
 from ravan_edge.simulate.server_rounds import (
@@ -151,7 +153,8 @@ def _open(
         token = None if request.token_file is None else read_token_file(request.token_file)
         server = stack.enter_context(ServerConnection(request.server, ca=request.ca, token=token))
         check_server(server, artifact, settings)
-    pool.open(OpenArtifact(request.artifact.resolve(), settings.plan, settings.threads))
+    residuals = request.out.resolve() / RESIDUALS_FOLDER
+    pool.open(OpenArtifact(request.artifact.resolve(), settings.plan, settings.threads, residuals))
     prepared = prepare(
         artifact,
         request.train,
@@ -230,6 +233,7 @@ def _run_rounds(run: _Run, began: float, on_event: OnEvent) -> dict[str, Any]:
     _publish_heads(run, state, durable=True)
     summary = build_summary(run.artifact, run.prepared, state, run.configuration, run.provenance)
     run.folder.finish(summary)
+    shutil.rmtree(run.request.out / RESIDUALS_FOLDER, ignore_errors=True)  # nobody asks again
     return _finished(run.request.out)
 
 

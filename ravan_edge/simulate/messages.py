@@ -75,11 +75,19 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class OpenArtifact:
-    """First message: map the artifact and load the runtime. The sender checked the digests."""
+    """First message: map the artifact and load the runtime. The sender checked the digests.
+
+    Args:
+        folder: Of the artifact.
+        plan: That computes the steps.
+        threads: Inside one step.
+        residuals: Where those of error feedback are kept.
+    """
 
     folder: Path
     plan: str
     threads: int
+    residuals: Path
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _transfer(
         download_once=describe(artifact).download_once[settings.plan],
         download_per_round=heads_bytes(manifest, settings.rounds),
         upload={
-            int(count): update_bytes(manifest, int(count) or None, metadata)
+            int(count): update_bytes(manifest, int(count) or None, metadata, settings.upload.coder)
             for count in np.unique(heads)
         },
     )

@@ -15,6 +15,7 @@ from ravan_edge.data.image_folder import FolderImages
 from ravan_edge.errors import DataError
 from ravan_edge.files import sha256_file
 from ravan_edge.merge import RoundRule
+from ravan_edge.protocol import UploadSettings
 from ravan_edge.simulate.settings import SimulationSettings
 from ravan_edge.training import LocalSettings, option_infos, option_name
 
@@ -92,7 +93,7 @@ class SimulationRequest:
             for option, path in (("--ca", self.ca), ("--token-file", self.token_file)):
                 words += [] if path is None else [option, str(path)]
         values: Mapping[str, Any] = self.settings.as_dict()
-        for kind in (SimulationSettings, RoundRule, LocalSettings):
+        for kind in (SimulationSettings, RoundRule, UploadSettings, LocalSettings):
             for item, _ in option_infos(kind):
                 value = values[item.name]
                 if value == item.default:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ravan_edge.codecs import CodecName
 from ravan_edge.data import SomeRows
 from ravan_edge.device import Device, DeviceSettings, DeviceState, ServerConnection
 from ravan_edge.errors import NumericsError, ServerRefusedError, UsageError, WorkerError
@@ -170,10 +171,21 @@ class ServerDevices:
 
     def _check_offer(self, version: int) -> Callable[[TaskOffer], None]:
         settings = self._data.settings
-        wanted = {**settings.local.as_dict(), "seed": settings.seed}
+        top_k = settings.upload.codec is CodecName.TOP_K
+        upload = ("codec", "top_k_share") if top_k else ("codec",)
+        wanted = {
+            **settings.local.as_dict(),
+            "seed": settings.seed,
+            **{name: settings.upload.as_dict()[name] for name in upload},
+        }
 
         def check(offer: TaskOffer) -> None:
-            asked = {**offer.local.as_dict(), "seed": offer.seed}
+            asked = {
+                **offer.local.as_dict(),
+                "seed": offer.seed,
+                "codec": str(offer.upload.codec),
+                "top_k_share": offer.upload.top_k_share,
+            }
             differences = {
                 option_name(name): f"{asked[name]} on the server and {wanted[name]} here"
                 for name in wanted

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ravan_edge.data import PartitionSpec, parse_partition
+from ravan_edge.errors import UsageError
 from ravan_edge.merge import MergeScale, RoundRule
+from ravan_edge.protocol import UploadSettings
 from ravan_edge.simulate.budgets import HeadBudgets, parse_head_budgets
 from ravan_edge.tasks import LENGTH_HELP
 from ravan_edge.training import LocalSettings, check_options, option
@@ -33,6 +35,7 @@ class SimulationSettings:
 
     local: LocalSettings = field(default_factory=LocalSettings)
     rule: RoundRule = field(default_factory=RoundRule)
+    upload: UploadSettings = field(default_factory=UploadSettings)
 
     devices: int | None = option(
         None,
@@ -137,6 +140,14 @@ class SimulationSettings:
         if self.head_budgets is not None:
             object.__setattr__(self, "head_budgets", str(parse_head_budgets(self.head_budgets)))
         self.rule.scale(self.per_round, self.most_examples)  # refuses what cannot be added up
+        coder = self.upload.coder
+        if self.rule.max_staleness is not None and coder is not None and coder.biased:
+            raise UsageError(
+                f"together with --codec {coder.name}: a device takes back a difference that is too "
+                "stale, and a simulation does not compute what nobody merges",
+                where="--max-staleness",
+                hint="leave it out, or use --codec int8",
+            )
 
     @property
     def partition_spec(self) -> PartitionSpec:
@@ -171,10 +182,15 @@ class SimulationSettings:
         return self.rule.scale(self.per_round, self.most_examples)
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, for JSON: option -> value, those of the rule and of the local round among them."""
+        """Flat, for JSON: option -> value, those of the classes inside among them."""
         own = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.name not in ("local", "rule")
+            if item.name not in ("local", "rule", "upload")
         }
-        return {**own, **self.rule.as_dict(), **self.local.as_dict()}
+        return {
+            **own,
+            **self.rule.as_dict(),
+            **self.upload.as_dict(),
+            **self.local.as_dict(),
+        }

@@ -24,6 +24,7 @@ from ravan_edge.errors import NumericsError, RavanError, WorkerError
 from ravan_edge.merge import ExactSum
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.plans import RuntimeSettings, open_step
+from ravan_edge.protocol import CodedDifference, code_difference, rounding_stream
 from ravan_edge.simulate.channel import receive, send
 from ravan_edge.simulate.messages import (
     BatchScores,
@@ -38,7 +39,8 @@ from ravan_edge.simulate.messages import (
     UseHeads,
 )
 from ravan_edge.simulate.metrics import Trained, failed_status, trained_outcome
-from ravan_edge.training import class_counts, local_round
+from ravan_edge.simulate.residuals import RunResiduals
+from ravan_edge.training import LocalResult, class_counts, local_round
 
 __all__ = ["Worker", "main"]
 
@@ -55,6 +57,9 @@ class _Opened:
         runtime = RuntimeSettings(threads=message.threads)
         self.step = open_step(self.artifact, message.plan, runtime)
         self.layers = {layer.name: layer.heads for layer in self.manifest.layers}
+        self.residuals = RunResiduals(
+            message.residuals, self.artifact.digest, self.method.layout.size
+        )
 
 
 class Worker:
@@ -130,10 +135,39 @@ class Worker:
                 weight = settings.rule.weight(
                     result.examples, self._staleness or 0, settings.most_examples
                 )
-                self.collect().add(result.difference, result.training.mask, weight)
+                coded = self._coded(device, result)
+                sent = result.difference if coded is None else coded.received
+                self.collect().add(sent, result.training.mask, weight)
+                if coded is not None and coded.residuals is not None:
+                    kept = coded.residuals.acknowledged
+                    opened.residuals.keep(device, self._merge, self._version, kept)
         except (NumericsError, WorkerError) as bad:
             return outcome(trained=None, status=failed_status(bad), error=str(bad))
         return found
+
+    @property
+    def _merge(self) -> int:
+        """The latest version."""
+        return self._version + (self._staleness or 0)
+
+    def _coded(self, device: int, result: LocalResult) -> CodedDifference | None:
+        """A difference as the device writes it and the server reads it; None: as it is."""
+        settings, opened = self._known.settings, self._opened
+        codec = settings.upload.coder
+        if codec is None:
+            return None
+        residual = None
+        if codec.biased:
+            residual = opened.residuals.load(device, self._merge, self._version)
+        return code_difference(
+            codec,
+            opened.method,
+            result.difference,
+            result.training,
+            residual,
+            rounding_stream(settings.seed, self._version, device),
+            2.0**self._known.scale.bound_exponent,
+        )
 
     def evaluate(self, message: EvaluateBatches) -> BatchScores:
         """Scores of some batches with the current heads."""

@@ -183,6 +183,7 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget, checks: Check
             coordinator.reader,
             task,
             row.version,
+            coordinator.codec_of(row),
             length,
             budget,
             signed_sha256(request),

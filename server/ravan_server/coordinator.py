@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
+from ravan_edge.codecs import CodecName
 from ravan_edge.errors import ArtifactNotFoundError
 from ravan_edge.protocol import (
     CheckIn,
@@ -248,6 +249,11 @@ class Coordinator:
         if row.update is None:
             refuse_ended(row)
         return row
+
+    def codec_of(self, row: TaskRow) -> CodecName | None:
+        """The codec of a task's update; None: its attempt is over."""
+        origin = self._view.origin(row)
+        return None if origin is None else origin[0].settings.upload.codec
 
     def accept(self, task: str, update: CheckedUpdate) -> Future[Receipt]:
         """Store an update; the future is done when it is durable."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.protocol import CheckIn, Reason, Refusal, TaskOffer, UploadRules
+from ravan_edge.codecs import CodecName
+from ravan_edge.protocol import CheckIn, Reason, Refusal, TaskOffer, UploadRules, UploadSettings
 from ravan_edge.protocol.messages import PROTOCOL_VERSION
 from ravan_edge.training.settings import LocalSettings
 from ravan_server.rounds import Attempt
@@ -70,6 +71,7 @@ def task_offer(
         signature,
         heads.heads,
         heads.bytes,
+        attempt.settings.upload,
         most_bytes,
     )
     own: dict[str, object] = {
@@ -99,6 +101,7 @@ def _common_offer(
     signature: str | None,
     heads: str,
     heads_bytes: int,
+    upload: UploadSettings,
     most_bytes: int,
 ) -> TaskOffer:
     """What all devices of an attempt are told; what each is told apart stands for nothing."""
@@ -116,7 +119,11 @@ def _common_offer(
         settings=local.as_dict(),
         seed=seed,
         deadline_seconds=0,
-        upload=UploadRules(most_bytes=most_bytes),
+        upload=UploadRules(
+            codec=upload.codec,
+            top_k_share=upload.top_k_share if upload.codec is CodecName.TOP_K else None,
+            most_bytes=most_bytes,
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ravan_edge.errors import UsageError
 from ravan_edge.hosts import is_loopback
 from ravan_edge.merge import MergeScale, RoundRule
+from ravan_edge.protocol import UploadSettings
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
 from ravan_server.events import LogFormat
@@ -36,6 +37,7 @@ class RoundSettings:
 
     local: LocalSettings = field(default_factory=LocalSettings)
     rule: RoundRule = field(default_factory=RoundRule)
+    upload: UploadSettings = field(default_factory=UploadSettings)
 
     goal: int = option(
         3,
@@ -105,20 +107,26 @@ class RoundSettings:
 
     def to_json(self) -> str:
         """For the store."""
-        own = {
-            item.name: getattr(self, item.name)
-            for item in fields(self)
-            if item.name not in ("local", "rule")
+        nested = {
+            "local": self.local.as_dict(),
+            "rule": self.rule.as_dict(),
+            "upload": self.upload.as_dict(),
         }
-        parts = {"local": self.local.as_dict(), "rule": self.rule.as_dict()}
-        return json.dumps({**parts, **own}, sort_keys=True)
+        own = {
+            item.name: getattr(self, item.name) for item in fields(self) if item.name not in nested
+        }
+        return json.dumps(nested | own, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RoundSettings:
         """What :meth:`to_json` wrote."""
         document: dict[str, Any] = json.loads(text)
-        local = LocalSettings.from_dict(document.pop("local"))
-        return cls(local=local, rule=RoundRule.from_dict(document.pop("rule")), **document)
+        return cls(
+            local=LocalSettings.from_dict(document.pop("local")),
+            rule=RoundRule.from_dict(document.pop("rule")),
+            upload=UploadSettings.from_dict(document.pop("upload")),
+            **document,
+        )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from ravan_edge.artifact import HEADS_BOUNDS
+from ravan_edge.artifact import UPDATE_BOUNDS
 from ravan_edge.artifact.tensor_header import header_length
+from ravan_edge.codecs import CodecName
 from ravan_edge.errors import ArtifactError, TensorFileError
 from ravan_edge.merge import MergeScale
 from ravan_edge.protocol import Reason, Refusal, UpdateInfo, UpdateReader
@@ -110,6 +111,8 @@ class UploadReceiver:
         reader: Of the artifact.
         task: The id under which it is sent.
         version: The version that the task starts from.
+        codec: That the task asks for; None: its attempt is over, and the body is only compared with what is
+            stored.
         length: The announced length.
         budget: Memory for it.
         sha256: Of the body, where whoever hands it over compares it; None: it is computed here.
@@ -123,6 +126,7 @@ class UploadReceiver:
         reader: UpdateReader,
         task: str,
         version: int,
+        codec: CodecName | None,
         length: int,
         budget: MemoryBudget,
         sha256: str | None = None,
@@ -140,6 +144,7 @@ class UploadReceiver:
         self._reader = reader
         self._task = task
         self._version = version
+        self._codec = codec
         self._length = length
         self._budget = budget
         self._content = bytearray()
@@ -182,7 +187,7 @@ class UploadReceiver:
         if self._header_bytes is None and len(self._content) >= _LENGTH_BYTES:
             prefix = bytes(self._content[:_LENGTH_BYTES])
             try:
-                self._header_bytes = header_length(prefix, self._length, HEADS_BOUNDS, _WHERE)
+                self._header_bytes = header_length(prefix, self._length, UPDATE_BOUNDS, _WHERE)
             except ArtifactError as error:
                 raise Refusal(Reason.BAD_UPDATE, str(error)) from None
 
@@ -245,4 +250,9 @@ class UploadReceiver:
             raise Refusal(
                 Reason.WRONG_TASK,
                 f"the update starts from version {info.version}, its task from {self._version}",
+            )
+        if self._codec is not None and info.codec is not self._codec:
+            raise Refusal(
+                Reason.WRONG_CODEC,
+                f"the update has codec {info.codec}, its task asks for {self._codec}",
             )

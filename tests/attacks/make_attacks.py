@@ -15,6 +15,7 @@ from tests.attacks.graph_attacks import graph_attacks
 from tests.attacks.manifest_attacks import manifest_attacks
 from tests.attacks.signature_attacks import signature_attacks
 from tests.attacks.tensor_attacks import tensor_attacks
+from tests.attacks.update_attacks import update_attacks
 
 __all__ = ["FILES", "README", "all_attacks", "readme"]
 
@@ -36,6 +37,7 @@ anything but an ordinary refusal (a crash, a hang, memory out of proportion), is
   are brought up to date first, so that the graph itself is what is refused.
 * `files/signatures/*.json`: take the artifact `files/valid`, and read the file as its `signature.json`
   (section 11), whatever key signed it and whatever time it is.
+* `files/updates/*.safetensors`: read each as an update for the artifact `files/valid` (section 8).
 
 Symbolic links, files that are not listed, pipes and cut bases cannot lie in a repository:
 `test_attacks.py` makes them. The files marked "made" are too large to lie here;
@@ -50,6 +52,7 @@ def all_attacks() -> Iterator[Attack]:
     manifest = (FILES / "valid" / "manifest.json").read_bytes()
     yield from manifest_attacks(manifest)
     yield from signature_attacks(manifest)
+    yield from update_attacks(manifest)
     yield from graph_attacks((FILES / "valid" / "plans" / "whole" / "step.onnx").read_bytes())
 
 
@@ -61,6 +64,7 @@ def readme(attacks: list[Attack]) -> str:
         ("manifests", "Manifests"),
         ("graphs", "Graphs"),
         ("signatures", "Signatures"),
+        ("updates", "Updates"),
     ):
         text += f"\n## {title}\n\n| file | what it tries | a reader must |\n|---|---|---|\n"
         for attack in attacks:

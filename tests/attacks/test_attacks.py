@@ -19,10 +19,19 @@ from ravan_edge.artifact.tensor_file import (
     read_tensors,
     tensors_from_bytes,
 )
-from ravan_edge.errors import ArtifactError, ArtifactNotFoundError, TensorFileError
+from ravan_edge.errors import (
+    ArtifactError,
+    ArtifactNotFoundError,
+    NumericsError,
+    TensorFileError,
+)
+from ravan_edge.merge import ExactSum, MergeScale, add_update
+from ravan_edge.methods import method_for
+from ravan_edge.protocol import UpdateReader
 from ravan_edge.signing import signature_of
 from tests.attacks.attack import Attack
 from tests.attacks.make_attacks import FILES, README, all_attacks, readme
+from tests.attacks.update_attacks import COUNT
 
 ATTACKS = list(all_attacks())
 VALID = FILES / "valid"
@@ -69,7 +78,7 @@ def test_files_and_page_are_what_the_script_makes() -> None:
     assert README.read_text("utf-8") == readme(ATTACKS)
     committed = {
         path.relative_to(FILES).as_posix()
-        for folder in ("tensors", "manifests", "graphs", "signatures")
+        for folder in ("tensors", "manifests", "graphs", "signatures", "updates")
         for path in (FILES / folder).iterdir()
     }
     assert {attack.path for attack in ATTACKS if not attack.large} <= committed
@@ -146,6 +155,29 @@ def test_unusual_signature_is_accepted(attack: Attack, tmp_path: Path) -> None:
     signed = signature_of(open_artifact(artifact))
     assert signed is not None
     assert signed.statement.sequence == 3
+
+
+@pytest.mark.parametrize("attack", of("updates"), ids=name)
+def test_update_is_refused(attack: Attack) -> None:
+    reader = update_reader()
+    with pytest.raises(ArtifactError) as refused:
+        reader.view(attack.content, where="update of task 7")
+    check(refused.value, attack, "update of task 7")
+    # Nor is a trace of it left in a sum, where numbers that are none are found by the bound.
+    total = ExactSum.empty(reader.method.layout.size, MergeScale.for_cohort(1))
+    with pytest.raises((ArtifactError, NumericsError)):
+        add_update(total, attack.content, reader)
+    assert not total.total.any()
+
+
+@pytest.mark.parametrize("attack", of("updates", accepted=True), ids=name)
+def test_unusual_update_is_accepted(attack: Attack) -> None:
+    assert len(update_reader().view(attack.content).data) == COUNT
+
+
+def update_reader() -> UpdateReader:
+    artifact = open_artifact(VALID, check_digests=False)
+    return UpdateReader(artifact.manifest, method_for(artifact.manifest), artifact.digest)
 
 
 @pytest.mark.parametrize(

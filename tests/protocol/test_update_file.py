@@ -110,7 +110,7 @@ def test_a_layer_without_trained_heads_is_left_out(artifacts: dict[str, Artifact
         ("format", "ravan-heads"),
         ("schema", "2"),
         ("encoding", "masked"),
-        ("codec", "int8"),
+        ("codec", "int3"),
         ("task", ""),
         ("task", "a" * 65),
         ("task", "../../etc"),

@@ -10,14 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.artifact import (
-    HEADS_BOUNDS,
+    UPDATE_BOUNDS,
     Artifact,
     read_header,
     tensors_from_bytes,
     tensors_to_bytes,
 )
+from ravan_edge.codecs import CODECS, CodecName
 from ravan_edge.methods import method_for
-from ravan_edge.protocol import PROTOCOL_VERSION, TaskOffer, UpdateInfo, UpdateReader, encode_update
+from ravan_edge.protocol import (
+    PROTOCOL_VERSION,
+    TaskOffer,
+    UpdateInfo,
+    UpdateReader,
+    code_difference,
+    encode_coded_update,
+    encode_update,
+    rounding_stream,
+)
 from tests.server.asgi import Client
 from tests.tiny_artifact import LAYER
 
@@ -56,7 +66,12 @@ def reader_of(artifact: Artifact) -> UpdateReader:
 
 
 def encoded(
-    artifact: Artifact, task: str, version: int = 0, heads: list[int] | None = None, seed: int = 0
+    artifact: Artifact,
+    task: str,
+    version: int = 0,
+    heads: list[int] | None = None,
+    seed: int = 0,
+    codec: CodecName = CodecName.FP32,
 ) -> bytes:
     """An update of some heads, with random numbers."""
     method = method_for(artifact.manifest)
@@ -65,8 +80,13 @@ def encoded(
     trained = None if heads is None else {LAYER: np.array(heads, np.int32)}
     training = method.training(start, trained)
     difference = method.difference(start + noise, start, training)
-    info = UpdateInfo(task, version, artifact.digest, examples=800, steps=50)
-    return encode_update(info, method, difference, training)
+    info = UpdateInfo(task, version, artifact.digest, examples=800, steps=50, codec=codec)
+    coder = CODECS.get(codec)
+    if coder is None:
+        return encode_update(info, method, difference, training)
+    stream = rounding_stream(seed, version, 0)
+    coded = code_difference(coder, method, difference, training, None, stream, 64.0)
+    return encode_coded_update(info, training, coded.tensors)
 
 
 def update_of(artifact: Artifact, offer: TaskOffer, seed: int = 0) -> bytes:
@@ -80,8 +100,8 @@ def changed(
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
     """The same update with some of it replaced; a tensor of size 0 is left out."""
-    parts = dict(tensors_from_bytes(content, HEADS_BOUNDS)) | dict(tensors or {})
-    header = dict(read_header(content, HEADS_BOUNDS).metadata) | dict(metadata or {})
+    parts = dict(tensors_from_bytes(content, UPDATE_BOUNDS)) | dict(tensors or {})
+    header = dict(read_header(content, UPDATE_BOUNDS).metadata) | dict(metadata or {})
     return tensors_to_bytes({name: array for name, array in parts.items() if array.size}, header)
 
 

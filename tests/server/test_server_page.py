@@ -14,7 +14,7 @@ import pytest
 from ravan_edge.artifact import Artifact
 from ravan_edge.cli.common import DataSettings
 from ravan_edge.merge import RoundMode, RoundRule
-from ravan_edge.protocol import KINDS, Reason
+from ravan_edge.protocol import KINDS, Reason, UploadSettings
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server import serving
@@ -30,7 +30,14 @@ OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
 
 
 def test_every_option_is_there_and_no_other() -> None:
-    classes = (RoundSettings, RoundRule, ServerSettings, LocalSettings, DataSettings)
+    classes = (
+        RoundSettings,
+        RoundRule,
+        UploadSettings,
+        ServerSettings,
+        LocalSettings,
+        DataSettings,
+    )
     names = {option_name(item.name) for kind in classes for item, _ in option_infos(kind)}
     documented = {
         name
@@ -72,9 +79,9 @@ def _cells(row: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
 
 
-@pytest.mark.parametrize("kind", [RoundSettings, RoundRule, ServerSettings])
+@pytest.mark.parametrize("kind", [RoundSettings, RoundRule, UploadSettings, ServerSettings])
 def test_every_default_is_the_one_of_the_code(
-    kind: type[RoundSettings | RoundRule | ServerSettings],
+    kind: type[RoundSettings | RoundRule | UploadSettings | ServerSettings],
 ) -> None:
     for item, _ in option_infos(kind):
         row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact import Artifact, read_header, update_bytes
 from ravan_edge.artifact.tensor_file import HEADS_BOUNDS
+from ravan_edge.codecs import CodecName
 from ravan_edge.protocol import Problem, Reason, Refusal
 from ravan_server.uploads import MemoryBudget, UploadReceiver
 from tests.attacks.make_attacks import all_attacks
@@ -79,7 +80,7 @@ def test_the_largest_number_that_can_be_merged(shared: Served) -> None:
         ("format", "ravan-heads", Reason.BAD_UPDATE),
         ("schema", "2", Reason.BAD_UPDATE),
         ("encoding", "masked", Reason.BAD_UPDATE),
-        ("codec", "int8", Reason.BAD_UPDATE),
+        ("codec", "int3", Reason.BAD_UPDATE),
         ("examples", "-1", Reason.BAD_UPDATE),
         ("steps", "9" * 19, Reason.BAD_UPDATE),
         ("steps", "\x1b[2J", Reason.BAD_UPDATE),
@@ -246,7 +247,7 @@ def many_names(count: int) -> bytes:
 def test_a_large_header_costs_memory_in_proportion(wide: Artifact, body: bytes) -> None:
     assert len(body) <= update_bytes(wide.manifest)
     budget = MemoryBudget(len(body))
-    receiver = UploadReceiver(reader_of(wide), "task", 0, len(body), budget)
+    receiver = UploadReceiver(reader_of(wide), "task", 0, CodecName.FP32, len(body), budget)
     tracemalloc.start()
     try:
         with pytest.raises(Refusal) as caught:

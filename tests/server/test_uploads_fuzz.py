@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ravan_edge.artifact import Artifact, update_bytes
+from ravan_edge.artifact import Artifact
+from ravan_edge.codecs import CodecName
 from ravan_edge.protocol import KINDS, Reason, Refusal, UpdateReader
 from ravan_server.operations import CheckedUpdate
 from ravan_server.uploads import MemoryBudget, UploadReceiver
@@ -20,7 +21,7 @@ from tests.server.devices import encoded, offered, path_of, reader_of
 from tests.server.reference_update import is_update
 
 MUTATIONS = 3_000
-MUTATIONS_OF_A_SOAK = 1_000_000
+MUTATIONS_OF_A_SOAK = 1_000_000  # of all codecs together
 MUTATIONS_SENT = 300
 
 TASK, VERSION = "task-of-the-fuzzer-0", 7
@@ -129,14 +130,15 @@ class Receiving:
 
     artifact: Artifact
     reader: UpdateReader
+    codec: CodecName
     bases: list[bytes]
 
     def receive(self, content: bytes, announced: int, piece: int) -> CheckedUpdate | Reason:
         """What comes of a body; its memory is free afterwards."""
-        most = update_bytes(self.artifact.manifest)
+        most = self.reader.largest_bytes
         budget = MemoryBudget(most)
         try:
-            receiver = UploadReceiver(self.reader, TASK, VERSION, announced, budget)
+            receiver = UploadReceiver(self.reader, TASK, VERSION, self.codec, announced, budget)
         except Refusal as refusal:
             assert announced > most or announced < 8
             return refusal.reason
@@ -155,8 +157,8 @@ class Receiving:
     def check(self, content: bytes, announced: int, piece: int) -> bool:
         """Whether it was taken, which it must be exactly if it is an update."""
         found = self.receive(content, announced, piece)
-        right = len(content) == announced <= update_bytes(self.artifact.manifest) and is_update(
-            content, TASK, VERSION, self.artifact.digest
+        right = len(content) == announced <= self.reader.largest_bytes and is_update(
+            content, TASK, VERSION, self.artifact.digest, self.codec
         )
         if isinstance(found, CheckedUpdate):
             assert right, content
@@ -167,8 +169,9 @@ class Receiving:
         assert KINDS[found].status < 500
         if found is Reason.CUT_OFF:
             assert len(content) < announced
-        elif len(content) < announced <= update_bytes(self.artifact.manifest):
-            assert found in {Reason.BAD_UPDATE, Reason.WRONG_TASK}, "its header was wrong"
+        elif len(content) < announced <= self.reader.largest_bytes:
+            header = {Reason.BAD_UPDATE, Reason.WRONG_TASK, Reason.WRONG_CODEC}
+            assert found in header, "its header was wrong"
         return False
 
     def fuzz(self, count: int, seed: int) -> int:
@@ -184,10 +187,11 @@ class Receiving:
         return taken
 
 
-@pytest.fixture(scope="module")
-def receiving(artifact: Artifact) -> Receiving:
-    bases = [encoded(artifact, TASK, VERSION, heads) for heads in HEADS]
-    return Receiving(artifact, reader_of(artifact), bases)
+@pytest.fixture(scope="module", params=list(CodecName))
+def receiving(artifact: Artifact, request: pytest.FixtureRequest) -> Receiving:
+    codec: CodecName = request.param
+    bases = [encoded(artifact, TASK, VERSION, heads, codec=codec) for heads in HEADS]
+    return Receiving(artifact, reader_of(artifact), codec, bases)
 
 
 def test_what_is_not_changed_is_taken(receiving: Receiving) -> None:
@@ -203,7 +207,8 @@ def test_changed_updates_are_updates_or_refused(receiving: Receiving) -> None:
 
 @pytest.mark.soak
 def test_a_million_changed_updates_are_updates_or_refused(receiving: Receiving) -> None:
-    assert receiving.fuzz(MUTATIONS_OF_A_SOAK, seed=1) > MUTATIONS_OF_A_SOAK // 20
+    count = MUTATIONS_OF_A_SOAK // len(CodecName)
+    assert receiving.fuzz(count, seed=1) > count // 20
 
 
 @given(data=st.data(), base=st.integers(0, len(HEADS) - 1))

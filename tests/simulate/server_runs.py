@@ -64,9 +64,12 @@ def server_for(
 ) -> Iterator[tuple[Coordinator, SimulationRequest]]:
     """A server with the settings of a request, but for the given ones; and the request on it."""
     asked = request.settings
-    attempt = {"local": asked.local, "goal": asked.per_round, "over_selection": 1.0} | (
-        attempts or {}
-    )
+    attempt = {
+        "local": asked.local,
+        "upload": asked.upload,
+        "goal": asked.per_round,
+        "over_selection": 1.0,
+    } | (attempts or {})
     with (
         opened_server(
             open_artifact(request.artifact),
