@@ -5,9 +5,9 @@
 An update of the demo's size (MiniLM-L6: 12 adapted layers of 4 heads, and a classifier of 77 labels)
 and one of 1 M numbers, normal with a spread that differs from tensor to tensor. ``copy`` is
 `numpy.copyto` of the same float32 numbers, in the same process and in turn with the others: what speeds
-are held against, for
-machines differ. ``encode`` is what a device does (random numbers included), ``decode`` what a server does for
-each update it receives and once more when it merges it: checks and numbers. All with one thread.
+are held against, for machines differ. ``encode`` is what a device does (random numbers included), ``decode``
+what a server does for each update it receives and once more when it merges it: checks and numbers. All
+with one thread.
 
 ``error`` is the norm of what is read less what was written, relative to that of what was written; ``of 100``
 is the same of the mean of 100 devices that send the same numbers: what is biased stays, what is not

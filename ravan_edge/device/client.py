@@ -100,7 +100,8 @@ class Device:
         say: Told what a user may want to know.
         on_task: Told the offer before the work on it; what it raises gives the task back.
         on_step: Told the offer and the state after every step.
-        on_trained: Told the offer and the result, or why there is none, before any of it leaves the
+        on_trained: Told the offer and the result (its difference as the server will read it), or why
+            there is none, before any of it leaves the
             device or is kept; an error that it raises stands in the result's place.
         number: Addresses the random numbers instead of the server's number for this device.
         cache: Where artifacts are kept instead of its own folder; devices that run one after the other
