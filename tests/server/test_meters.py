@@ -180,7 +180,7 @@ def test_a_server_whose_threads_have_ended_or_that_ends_is_not_ready(
         served = open_served(stack, artifact, tmp_path / "state", settings=ServerSettings())
         served.coordinator._housekeeper.stop()
         problem = served.client.get("/readyz").problem
-        assert (problem.reason, problem.detail) == (Reason.BUSY, "the rounds does not run")
+        assert (problem.reason, problem.detail) == (Reason.BUSY, "the housekeeper does not run")
         served.coordinator.readiness.end()
         assert served.client.get("/readyz").problem.detail == "the server is ending"
         assert served.client.get("/healthz").status == 200
