@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.params import Path as PathParameter
@@ -32,7 +32,10 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-_FILE = {200: {"description": "A file of the page."}, 304: {"description": "The client has it."}}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A file of the page."},
+    304: {"description": "The client has it."},
+}
 
 
 def add_dashboard(app: FastAPI) -> None:
