@@ -84,6 +84,9 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert {f"{name}/py.typed" for name in ("ravan_edge", "ravan_export", "ravan_server")} <= set(
         names
     )
+    page = {name.rpartition("/")[2] for name in names if "/dashboard/page/" in name}
+    files = ROOT / "server" / "ravan_server" / "dashboard" / "page"
+    assert page == {path.name for path in files.iterdir()}
     licences = {name.rpartition("/")[2] for name in names if "/licenses/" in name}
     assert licences == {"LICENSE", "NOTICE"}
 

@@ -123,7 +123,7 @@ class Coordinator:
                 parts.artifact, evaluation, parts.blobs.path, self._record_scores, parts.meters
             )
         self.readiness = Readiness(
-            {"writer": lambda: self._writer.alive, "rounds": lambda: self._housekeeper.alive},
+            {"writer": lambda: self._writer.alive, "housekeeper": lambda: self._housekeeper.alive},
             lambda: self._writer.submit(probe),
             time.monotonic,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,13 +32,14 @@ class Counted:
             return
         began, status, sent_bytes = time.perf_counter(), 0, 0
 
-        async def counted_send(message: Message) -> None:
+        # No coroutine of its own: it hands on that of the next one.
+        def counted_send(message: Message) -> Awaitable[None]:
             nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
             else:
                 sent_bytes += len(message.get("body", b""))
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, counted_send)
@@ -45,7 +47,7 @@ class Counted:
             # The template, which the router left here: what a client typed would be a label without end.
             route = getattr(scope.get("route"), "path", UNROUTED)
             if status:  # else nobody was there any more
-                self._meters.request(route, status, time.perf_counter() - began, sent_bytes)
+                self._meters.requests.add(route, status, time.perf_counter() - began, sent_bytes)
             reason = refused_with(scope)
             if reason is not None:
                 self._meters.refusal(reason, route)

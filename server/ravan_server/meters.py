@@ -18,6 +18,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ravan_edge.protocol import FailureReason, Reason, RunState, ServerStatus, WaitReason
+from ravan_server.request_tally import RequestTally
 
 __all__ = ["METRICS_TYPE", "UNROUTED", "Meters"]
 
@@ -28,7 +29,6 @@ UNROUTED = "none"
 """The route of requests that were refused before one was looked for."""
 
 _TASK = "task"
-_REQUEST_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 _COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 _COMMIT_OPERATIONS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _MERGE_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
@@ -54,23 +54,11 @@ class Meters:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "ravan_http_requests",
-            "Requests that were answered.",
-            ["route", "status"],
-            registry=registry,
-        )
-        self._request_seconds = Histogram(
-            "ravan_http_request_seconds",
-            "From the head of a request to the end of its answer.",
-            ["route"],
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
-        )
+        self.requests = RequestTally()
+        registry.register(_ReadWhenAsked(self.requests.metrics))
         self._refusals = Counter(
             "ravan_refusals", "Requests that were refused.", ["route", "reason"], registry=registry
         )
-        self._sent = Counter("ravan_sent_bytes", "Bodies of answers.", registry=registry)
         check_ins = Counter(
             "ravan_check_ins", "Answers to check-ins.", ["answer"], registry=registry
         )
@@ -122,12 +110,6 @@ class Meters:
         )
 
     # requests
-
-    def request(self, route: str, status: int, seconds: float, sent_bytes: int) -> None:
-        """A request was answered; ``route`` is a template, and ``status`` HTTP's."""
-        self._requests.labels(route, f"{status // 100}xx").inc()
-        self._request_seconds.labels(route).observe(seconds)
-        self._sent.inc(sent_bytes)
 
     def refusal(self, reason: Reason, route: str = UNROUTED) -> None:
         """A request was refused."""

@@ -104,7 +104,13 @@ def test_a_blob_is_the_same_for_ever(server: Coordinator) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1"), ("GET", "/v1/status/"), ("HEAD", "/v1/status"), ("DELETE", "/v1/status")],
+    [
+        ("POST", "/"),
+        ("GET", "/v1"),
+        ("GET", "/v1/status/"),
+        ("HEAD", "/v1/status"),
+        ("DELETE", "/v1/status"),
+    ],
 )
 def test_what_is_no_path_is_a_problem_and_no_redirection(
     server: Coordinator, method: str, path: str
