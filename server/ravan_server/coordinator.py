@@ -86,7 +86,7 @@ class Coordinator:
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
         self._trusted = True
-        signature = read_signature(parts.artifact, parts.clock())
+        signature = read_signature(parts.artifact, parts.wall_clock())
         recover(parts)
         # A copy: in the artifact's folder it may be renewed while devices ask for this one.
         self._signature = None if signature is None else parts.blobs.put(signature.content)
@@ -207,8 +207,8 @@ class Coordinator:
         )
 
     def now(self) -> float:
-        """Seconds since 1970."""
-        return self._clock()
+        """Seconds since 1970 by the system's clock, with which signed moments are compared."""
+        return self._parts.wall_clock()
 
     def task(self, task: str, device: str | None = None) -> TaskRow:
         """A task whose update is about to be sent: known, and worth receiving or comparing.

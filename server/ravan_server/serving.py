@@ -25,7 +25,7 @@ from ravan_server.http_connection import ConnectionLimits
 from ravan_server.http_server import BACKLOG, http_server
 from ravan_server.open_files import open_files
 from ravan_server.operator_token import operator_token
-from ravan_server.parts import Parts
+from ravan_server.parts import Parts, steady_clock
 from ravan_server.replay import ReplayGuard
 from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
@@ -58,7 +58,7 @@ def open_coordinator(
     settings: ServerSettings,
     *,
     evaluation: Sequence[str] = (),
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     retry_seconds: float = 5.0,
 ) -> Coordinator:
     """The coordinator of a state folder, which is made or recovered.
@@ -69,7 +69,7 @@ def open_coordinator(
         rounds: How rounds run.
         settings: Everything else.
         evaluation: Options of ``ravan eval`` that name the rows on which versions are scored.
-        clock: Seconds since 1970.
+        clock: Seconds since 1970, instead of the system's; for tests.
         retry_seconds: How long to wait after a merge that the disk did not let happen.
 
     Raises:
@@ -79,7 +79,8 @@ def open_coordinator(
     store = SqlStore(state / DATABASE_NAME)
     try:
         log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
-        parts = Parts(artifact, store, log, blobs, rounds, settings, clock, retry_seconds)
+        steady, wall = clock or steady_clock(), clock or time.time
+        parts = Parts(artifact, store, log, blobs, rounds, settings, steady, retry_seconds, wall)
         return Coordinator(parts, evaluation)
     except BaseException:
         store.close()
