@@ -24,13 +24,13 @@ from ravan_edge.protocol import (
     VersionInfo,
     WaitReason,
 )
-from ravan_server.answers import moment
+from ravan_server.access.members import Members
 from ravan_server.artifact_signature import ExpiryWatch, read_signature
 from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
 from ravan_server.group_commit import GroupCommit, Work
 from ravan_server.housekeeper import Housekeeper
-from ravan_server.members import Members
+from ravan_server.http.answers import moment
 from ravan_server.merging import Merger
 from ravan_server.offers import check_protocol, choose_plan, meets_conditions, task_offer
 from ravan_server.operations import (

@@ -16,20 +16,20 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.folder_lock import FolderLock
-from ravan_server.access import Login
+from ravan_server.access.login import Login
+from ravan_server.access.operator_token import operator_token
+from ravan_server.access.replay import ReplayGuard
 from ravan_server.app import create_app
 from ravan_server.artifact_signature import require_signature
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import BACKLOG, http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import BACKLOG, http_server
+from ravan_server.http.tls import tls_context
 from ravan_server.open_files import open_files
-from ravan_server.operator_token import operator_token
 from ravan_server.parts import Parts, steady_clock
-from ravan_server.replay import ReplayGuard
 from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
-from ravan_server.tls import tls_context
 
 __all__ = [
     "BLOBS_NAME",

@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.downloads import download
+from ravan_server.http.downloads import download
 from tests.server.conftest import Serve, Served
 from tests.server.devices import offered, path_of, update_of
 

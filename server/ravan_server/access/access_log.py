@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from ravan_edge.protocol import Reason
-from ravan_server.rates import Rate
+from ravan_server.access.rates import Rate
 
 __all__ = ["AccessLog"]
 
