@@ -9,7 +9,7 @@ from http import HTTPStatus
 from io import FileIO
 from pathlib import Path
 
-from anyio import to_thread
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -91,7 +91,7 @@ class _File(Response):
             left = self._end - self._first
             while left:
                 # By another thread: the disk may be slow.
-                piece = await to_thread.run_sync(file.read, min(left, _PIECE_BYTES))
+                piece = await run_in_threadpool(file.read, min(left, _PIECE_BYTES))
                 if not piece:
                     raise OSError(
                         f"the file of a blob is shorter than it was: {left} bytes missing"
