@@ -134,6 +134,22 @@ def test_export_and_server_do_not_know_each_other(package: Path, forbidden: str)
         assert forbidden not in imported_packages(path), path
 
 
+def test_the_rooms_of_ravan_server_form_no_circle() -> None:
+    """A room stands on others or they on it; app, coordinator and the like stand between them."""
+    rooms = {init.parent.name for init in SERVER.glob("*/__init__.py")}
+    uses: dict[str, set[str]] = defaultdict(set)
+    for path in modules_of(SERVER):
+        own = path.relative_to(SERVER).parts[0]
+        for name in imported(path):
+            package, _, rest = name.partition(".")
+            room = rest.split(".")[0]
+            if package == "ravan_server" and own in rooms and room in rooms - {own}:
+                uses[own].add(room)
+    assert "access" not in uses["http"]
+    assert uses["access"] >= {"http", "store"}
+    TopologicalSorter(uses).prepare()  # raises CycleError
+
+
 def test_importing_the_kit_loads_no_framework_and_no_runtime() -> None:
     rooms = sorted(
         f"ravan_edge.{module.name}"

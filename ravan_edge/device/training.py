@@ -42,6 +42,10 @@ from ravan_edge.training import (
 
 __all__ = ["TaskTraining"]
 
+# With a memory limit. It is looked at after a step, and of the 65,536 rows that a server may ask for
+# there would be no such moment; more rows at once than these make a step hardly faster.
+_FIRST_ROWS = 64
+
 
 class TaskTraining:
     """The training of one task.
@@ -146,6 +150,8 @@ class TaskTraining:
         """The server's, with as many rows at once as this device wants at most."""
         local = self._offer.local
         own = self._settings.micro_batch
+        if own is None and self._settings.memory_limit is not None:
+            own = _FIRST_ROWS
         if own is None or own >= (local.micro_batch or local.batch_size):
             return local
         return replace(local, micro_batch=own)

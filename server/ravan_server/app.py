@@ -25,7 +25,8 @@ from ravan_edge.protocol import (
     ServerStatus,
     VersionInfo,
 )
-from ravan_server.access import (
+from ravan_server.access.access_log import AccessLog
+from ravan_server.access.login import (
     SECURITY_SCHEMES,
     Access,
     Login,
@@ -35,19 +36,18 @@ from ravan_server.access import (
     role_of,
     signed_sha256,
 )
-from ravan_server.access_log import AccessLog
-from ravan_server.answers import json_response
+from ravan_server.access.member_paths import add_member_paths
 from ravan_server.coordinator import Coordinator
 from ravan_server.dashboard import add_dashboard
-from ravan_server.downloads import download
 from ravan_server.health_paths import add_health_paths
 from ravan_server.history_paths import add_history_paths
-from ravan_server.http_limits import SmallBodies
-from ravan_server.http_meters import Counted
-from ravan_server.http_origin import BehindProxy, LocalOnly
-from ravan_server.member_paths import add_member_paths
+from ravan_server.http.answers import json_response
+from ravan_server.http.downloads import download
+from ravan_server.http.limits import SmallBodies
+from ravan_server.http.meters import Counted
+from ravan_server.http.origin import BehindProxy, LocalOnly
+from ravan_server.http.problems import PROBLEM_TYPE, add_error_handlers
 from ravan_server.operations import repeated
-from ravan_server.problems import PROBLEM_TYPE, add_error_handlers
 from ravan_server.uploads import Checks, MemoryBudget, UploadReceiver, receive
 
 __all__ = ["create_app"]

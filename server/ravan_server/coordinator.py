@@ -26,13 +26,13 @@ from ravan_edge.protocol import (
     VersionInfo,
     WaitReason,
 )
+from ravan_server.access.members import Members
 from ravan_server.artifact_signature import ExpiryWatch, read_signature
 from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
 from ravan_server.group_commit import GroupCommit, Work
 from ravan_server.history import History, version_info
 from ravan_server.housekeeper import Housekeeper
-from ravan_server.members import Members
 from ravan_server.merging import Merger
 from ravan_server.meters import Meters
 from ravan_server.offers import check_protocol, choose_plan, meets_conditions, task_offer
@@ -93,7 +93,7 @@ class Coordinator:
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
         self._trusted = True
-        signature = read_signature(parts.artifact, parts.clock())
+        signature = read_signature(parts.artifact, parts.wall_clock())
         recover(parts)
         # A copy: in the artifact's folder it may be renewed while devices ask for this one.
         self._signature = None if signature is None else parts.blobs.put(signature.content)
@@ -228,8 +228,8 @@ class Coordinator:
         )
 
     def now(self) -> float:
-        """Seconds since 1970."""
-        return self._clock()
+        """Seconds since 1970 by the system's clock, with which signed moments are compared."""
+        return self._parts.wall_clock()
 
     def task(self, task: str, device: str | None = None) -> TaskRow:
         """A task whose update is about to be sent: known, and worth receiving or comparing.

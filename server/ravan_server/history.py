@@ -16,7 +16,7 @@ from ravan_edge.protocol import (
     Tasks,
     VersionInfo,
 )
-from ravan_server.answers import moment
+from ravan_server.http.answers import moment
 from ravan_server.rounds import Attempt, AttemptState
 from ravan_server.store import Store, TaskCount, TaskRow, TaskState, VersionRow
 

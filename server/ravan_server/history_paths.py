@@ -10,8 +10,8 @@ from fastapi.params import Path as PathParameter
 from pydantic import BaseModel
 
 from ravan_edge.protocol import Attempts, Tasks, Versions
-from ravan_server.answers import unless_known
 from ravan_server.coordinator import Coordinator
+from ravan_server.http.answers import unless_known
 
 __all__ = ["KNOWN", "add_history_paths"]
 

@@ -85,7 +85,7 @@ class Housekeeper:
             RavanError: A merge failed; nothing is lost, it is tried again.
         """
         with self._turning:
-            self._expiry.look(self._parts.clock())
+            self._expiry.look(self._parts.wall_clock())
             self._end_attempt()
             if self._view().attempt.state is AttemptState.CLOSED:
                 self._merge()

@@ -16,21 +16,21 @@ from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_edge.folder_lock import FolderLock
-from ravan_server.access import Login
+from ravan_server.access.login import Login
+from ravan_server.access.operator_token import operator_token
+from ravan_server.access.replay import ReplayGuard
 from ravan_server.app import create_app
 from ravan_server.artifact_signature import require_signature
 from ravan_server.blobs import FolderBlobs, FolderUpdateLog
 from ravan_server.coordinator import Coordinator
 from ravan_server.events import Event, log_event
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import BACKLOG, http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import BACKLOG, http_server
+from ravan_server.http.tls import tls_context
 from ravan_server.open_files import open_files
-from ravan_server.operator_token import operator_token
-from ravan_server.parts import Parts
-from ravan_server.replay import ReplayGuard
+from ravan_server.parts import Parts, steady_clock
 from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from ravan_server.store import SqlStore
-from ravan_server.tls import tls_context
 
 __all__ = [
     "BLOBS_NAME",
@@ -59,7 +59,7 @@ def open_coordinator(
     settings: ServerSettings,
     *,
     evaluation: Sequence[str] = (),
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
     retry_seconds: float = 5.0,
 ) -> Coordinator:
     """The coordinator of a state folder, which is made or recovered.
@@ -70,7 +70,7 @@ def open_coordinator(
         rounds: How rounds run.
         settings: Everything else.
         evaluation: Options of ``ravan eval`` that name the rows on which versions are scored.
-        clock: Seconds since 1970.
+        clock: Seconds since 1970, instead of the system's; for tests.
         retry_seconds: How long to wait after a merge that the disk did not let happen.
 
     Raises:
@@ -80,7 +80,17 @@ def open_coordinator(
     store = SqlStore(state / DATABASE_NAME)
     try:
         log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
-        parts = Parts(artifact, store, log, blobs, rounds, settings, clock, retry_seconds)
+        parts = Parts(
+            artifact,
+            store,
+            log,
+            blobs,
+            rounds,
+            settings,
+            clock=clock or steady_clock(),
+            retry_seconds=retry_seconds,
+            wall_clock=clock or time.time,
+        )
         return Coordinator(parts, evaluation)
     except BaseException:
         store.close()

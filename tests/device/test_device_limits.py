@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import ravan_edge.device.training as device_training
 from ravan_edge.artifact import Artifact
 from ravan_edge.device import DeviceSettings, DeviceState
-from ravan_edge.errors import MemoryLimitError
+from ravan_edge.errors import MemoryLimitError, NumericsError
 from ravan_edge.methods import method_for
 from ravan_edge.protocol import TaskOffer, decode_update
-from ravan_edge.training import RoundState
+from ravan_edge.training import LocalSettings, RoundState
 from ravan_server.coordinator import Coordinator
 from ravan_server.settings import ServerSettings
 from tests.device.device_kit import LOCAL, ROUNDS, MadeUpConditions, make_device
@@ -38,6 +40,42 @@ def test_a_memory_limit_makes_micro_batches_smaller_and_then_gives_back(
 def test_a_memory_limit_that_is_kept_changes_nothing(url: str, rows: Path, tmp_path: Path) -> None:
     settings = DeviceSettings(memory_limit="100GB", tasks=1)
     assert make_device(tmp_path / "device", url, rows, settings).run().sent == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "rows_at_once"),
+    [
+        ({"memory_limit": "100GB"}, 64),
+        ({"memory_limit": "100GB", "micro_batch": 500}, 500),
+        ({"micro_batch": 500}, 500),
+        ({}, None),
+    ],
+)
+def test_a_device_with_a_memory_limit_never_begins_with_the_batch_of_a_hostile_server(
+    artifact: Artifact,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own: dict[str, Any],
+    rows_at_once: int | None,
+) -> None:
+    begun: list[int | None] = []
+
+    def begins(*arguments: Any, **named: Any) -> None:
+        (local,) = [each for each in arguments if isinstance(each, LocalSettings)]
+        begun.append(local.micro_batch)
+        assert local.batch_size == 65_536
+        raise NumericsError("enough")
+
+    monkeypatch.setattr(device_training, "local_round", begins)
+    asked = replace(ROUNDS, local=replace(LOCAL, batch_size=65_536))
+    with (
+        opened_server(artifact, tmp_path / "greedy", Clock(), asked) as server,
+        listening(server) as url,
+    ):
+        device = make_device(tmp_path / "device", url, rows, DeviceSettings(tasks=1, **own))
+        assert device.run().given_back == 1
+    assert begun == [rows_at_once]
 
 
 def test_it_waits_for_mains_power(url: str, rows: Path, tmp_path: Path) -> None:

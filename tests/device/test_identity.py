@@ -29,9 +29,9 @@ from ravan_edge.device.identity import DeviceKey
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.protocol import CheckIn, InviteDevices, Reason, Refusal
 from ravan_edge.signing import RequestSignature, make_private_key
-from ravan_server.access import Login
+from ravan_server.access.login import Login
+from ravan_server.access.replay import ReplayGuard
 from ravan_server.coordinator import Coordinator
-from ravan_server.replay import ReplayGuard
 from ravan_server.settings import ServerSettings
 from tests.device.device_kit import ROUNDS, MadeUpConditions, load_rows
 from tests.device.fake_server import response

@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from ravan_edge.artifact import Artifact
 from ravan_edge.protocol import Enrolled, Invitation, ServerStatus, TaskOffer
 from ravan_edge.signing import device_of_key, sign_request
-from ravan_server.access import Login
+from ravan_server.access.login import Login
+from ravan_server.access.replay import ReplayGuard
 from ravan_server.app import create_app
-from ravan_server.replay import ReplayGuard
 from tests.server.asgi import Answer, Client
 from tests.server.conftest import Served, open_served
 

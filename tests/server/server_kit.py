@@ -25,7 +25,7 @@ from ravan_edge.protocol import (
     encode_update,
 )
 from ravan_edge.training import LocalSettings
-from ravan_server.access import Login
+from ravan_server.access.login import Login
 from ravan_server.app import create_app
 from ravan_server.coordinator import Coordinator
 from ravan_server.operations import CheckedUpdate

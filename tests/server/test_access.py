@@ -11,9 +11,9 @@ from fastapi.routing import APIRoute
 from starlette.types import Message
 
 from ravan_edge.protocol import Reason
-from ravan_server.access import Role, address_of, role_of
+from ravan_server.access.login import Role, address_of, role_of
+from ravan_server.access.replay import REQUEST_SECONDS
 from ravan_server.app import create_app
-from ravan_server.replay import REQUEST_SECONDS
 from tests.server.asgi import Client
 from tests.server.devices import path_of, update_of
 from tests.server.login_kit import (

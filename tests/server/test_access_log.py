@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from ravan_edge.protocol import Reason
-from ravan_server.access_log import AccessLog
+from ravan_server.access.access_log import AccessLog
 from tests.server.devices import path_of, update_of
 from tests.server.login_kit import OPERATOR, Guard, Guarded, guard, guarded, offer_of
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import sys
+import warnings
+from pathlib import Path
 
 import pytest
+from starlette.datastructures import Headers
+from starlette.types import Message
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.protocol import Reason
+from ravan_edge.protocol import Reason, Refusal
+from ravan_server.http.downloads import download
 from tests.server.conftest import Serve, Served
 from tests.server.devices import offered, path_of, update_of
 
@@ -173,3 +180,40 @@ def test_an_artifact_that_vanished_is_a_problem_of_storage(
     assert problem.reason is Reason.STORAGE
     assert not problem.permanent
     assert str(artifact.folder) not in problem.detail
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+@pytest.mark.parametrize(
+    ("asked", "expected"), [({}, b"x" * 600_000), ({"range": "bytes=-3"}, b"xxx")]
+)
+def test_a_file_that_is_deleted_during_its_download_is_sent_whole(
+    tmp_path: Path, asked: dict[str, str], expected: bytes
+) -> None:
+    """As the retention rule deletes heads: who began to download a version gets all of it."""
+    path = tmp_path / "heads"
+    path.write_bytes(b"x" * 600_000)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("a download has no body")
+
+    async def send(message: Message) -> None:
+        path.unlink(missing_ok=True)
+        sent.append(message)
+
+    answer = download(path, "0" * 64, Headers(asked))
+    path.unlink()
+    asyncio.run(answer({"type": "http", "method": "GET", "headers": []}, receive, send))
+    assert sent[0]["status"] == (206 if asked else 200)
+    assert b"".join(message["body"] for message in sent[1:]) == expected
+    assert [message["more_body"] for message in sent[1:]][-1] is False
+    with pytest.raises(Refusal) as caught:  # and whoever comes later is told to ask again
+        download(path, "0" * 64, Headers(asked))
+    assert caught.value.reason is Reason.STORAGE
+
+
+def test_a_file_that_is_not_sent_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "heads"
+    path.write_bytes(b"x")
+    with warnings.catch_warnings(action="error"), pytest.raises(Refusal):
+        download(path, "0" * 64, Headers({"range": "bytes=9-"}))

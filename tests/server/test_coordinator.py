@@ -194,6 +194,24 @@ def test_a_run_ends_after_its_rounds_and_can_be_made_longer(
         assert server.status().state is RunState.FINISHED
 
 
+def test_a_run_made_shorter_still_merges_the_round_that_is_open(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    """Devices may be training for it: their work is not thrown away, and it is the last."""
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS, ServerSettings(rounds=5)) as server:
+        for version in (1, 2):
+            for offer in offers(server, 3):
+                send(server, device_update(artifact, offer), offer.task)
+            wait_for(server, version)
+        found = offers(server, 3)
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS, ServerSettings(rounds=1)) as server:
+        assert server.status().state is RunState.RUNNING
+        for offer in found:
+            send(server, device_update(artifact, offer), offer.task)
+        wait_for(server, 3)
+        assert server.status().state is RunState.FINISHED
+
+
 def test_a_restart_keeps_tasks_updates_and_settings(artifact: Artifact, tmp_path: Path) -> None:
     clock = Clock()
     with opened_server(artifact, tmp_path, clock, ROUNDS) as server:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import http_server
 from tests.server.conftest import Served
 
 FILE = Path(__file__).resolve().parents[2] / "server" / "grafana" / "ravan-edge.json"

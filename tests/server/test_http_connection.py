@@ -15,8 +15,8 @@ import pytest
 
 from ravan_edge.protocol import KINDS, Problem, Reason
 from ravan_server.app import create_app
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import http_server
 from tests.server.conftest import Serve, Served
 from tests.server.devices import message, offered, path_of, update_of
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.http_limits import SmallBodies, check_message
+from ravan_server.http.limits import SmallBodies, check_message
 from tests.server.conftest import Served
 
 _BYTES = 64 * 1024

@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from ravan_edge.protocol import Reason
 from ravan_server.app import create_app
-from ravan_server.http_origin import BehindProxy
+from ravan_server.http.origin import BehindProxy
 from tests.server.asgi import Client
 from tests.server.conftest import Served
 

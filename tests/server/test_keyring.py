@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ravan_edge.protocol import InviteDevices, Reason, Refusal
 from ravan_edge.signing import device_of_key
-from ravan_server.keyring import Keyring
+from ravan_server.access.keyring import Keyring
 from ravan_server.store import Store, Transaction
 from tests.server.conftest import Served
 

@@ -30,7 +30,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 class Held:
-    """A method of the reader that waits until it may go on, and says in which thread it ran."""
+    """A method of the reader that waits until it may go on, and says in which thread it ran first."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.go_on, self.began = threading.Event(), threading.Event()
@@ -38,7 +38,7 @@ class Held:
         right = getattr(UpdateReader, name)
 
         def held(reader: UpdateReader, *arguments: Any, **named: Any) -> Any:
-            self.thread = threading.current_thread().name
+            self.thread = self.thread or threading.current_thread().name  # a merge reads it again
             self.began.set()
             assert self.go_on.wait(SECONDS), "nobody was answered meanwhile"
             return right(reader, *arguments, **named)

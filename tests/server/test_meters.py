@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import http_server
 from ravan_server.meters import METRICS_TYPE
 from ravan_server.request_tally import RequestTally
 from ravan_server.settings import ServerSettings

@@ -9,7 +9,7 @@ import pytest
 from ravan_edge.errors import StorageError
 from ravan_edge.protocol import Reason, Refusal, ServerStatus
 from ravan_server.blobs import FolderUpdateLog
-from ravan_server.problems import problem_response
+from ravan_server.http.problems import problem_response
 from tests.server.conftest import Served
 from tests.server.devices import message, offered, path_of, update_of
 

@@ -18,7 +18,7 @@ from ravan_edge.protocol import KINDS, Reason, UploadSettings
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
 from ravan_server import serving
-from ravan_server.http_connection import ConnectionLimits
+from ravan_server.http.connection import ConnectionLimits
 from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
 from tests.server.crash_checks import check_state, go_on
 from tests.server.server_kit import Clock, ask, device_update, opened_server, send, wait_until

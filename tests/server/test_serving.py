@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from ravan_edge.protocol import Problem, Reason
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import http_server
 from tests.server.conftest import Served
 from tests.server.devices import offered, path_of, update_of
 

@@ -17,10 +17,10 @@ import trustme
 
 from ravan_edge.device import ServerConnection
 from ravan_edge.errors import NetworkError, StorageError, UsageError
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import http_server
+from ravan_server.http.tls import tls_context
 from ravan_server.settings import ServerSettings
-from ravan_server.tls import tls_context
 from tests.server.conftest import Served
 from tests.server.devices import offered, update_of
 from tests.server.server_kit import wait_until

@@ -16,9 +16,9 @@ from ravan_edge.device import ServerConnection
 from ravan_edge.simulate import RoundDone, SimulationRequest, engine, simulate
 from ravan_edge.simulate.run_folder import CHECKPOINT_NAME
 from ravan_edge.simulate.state import RunState, state_from_bytes
-from ravan_server.access import Login
+from ravan_server.access.login import Login
+from ravan_server.access.replay import ReplayGuard
 from ravan_server.coordinator import Coordinator
-from ravan_server.replay import ReplayGuard
 from ravan_server.settings import RoundSettings, ServerSettings
 from tests.server.login_kit import OPERATOR
 from tests.server.server_kit import Clock, listening, opened_server

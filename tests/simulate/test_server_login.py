@@ -18,10 +18,10 @@ from ravan_edge.artifact import open_artifact
 from ravan_edge.errors import NetworkError, ServerRefusedError, UsageError
 from ravan_edge.simulate import SimulationRequest, simulate
 from ravan_server.app import create_app
-from ravan_server.http_connection import ConnectionLimits
-from ravan_server.http_server import http_server
+from ravan_server.http.connection import ConnectionLimits
+from ravan_server.http.server import http_server
+from ravan_server.http.tls import tls_context
 from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.tls import tls_context
 from tests.server.login_kit import OPERATOR
 from tests.server.server_kit import opened_server
 from tests.simulate.conftest import RequestFor

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.params import Path as PathParameter
 
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.answers import unless_known
+from ravan_server.http.answers import unless_known
 
 __all__ = ["add_dashboard"]
 

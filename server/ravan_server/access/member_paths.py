@@ -20,10 +20,10 @@ from ravan_edge.protocol import (
     Reason,
     Refusal,
 )
-from ravan_server.access import Login, address_of
-from ravan_server.access_log import AccessLog
-from ravan_server.answers import json_response
+from ravan_server.access.access_log import AccessLog
+from ravan_server.access.login import Login, address_of
 from ravan_server.coordinator import Coordinator
+from ravan_server.http.answers import json_response
 from ravan_server.offers import check_protocol
 
 __all__ = ["add_member_paths"]

@@ -13,10 +13,10 @@ from ravan_edge.protocol import (
     Invitations,
     InviteDevices,
 )
-from ravan_server.answers import moment
-from ravan_server.enrolment import enrol, invite, revoke
+from ravan_server.access.enrolment import enrol, invite, revoke
+from ravan_server.access.keyring import Keyring
 from ravan_server.group_commit import GroupCommit
-from ravan_server.keyring import Keyring
+from ravan_server.http.answers import moment
 from ravan_server.store import IdentityRow, InvitationRow, Store
 
 __all__ = ["Members"]

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ravan_edge.hosts import is_loopback
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.problems import problem_response
+from ravan_server.http.problems import problem_response
 
 __all__ = ["BehindProxy", "LocalOnly"]
 

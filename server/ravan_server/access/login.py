@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ravan_edge.protocol import Enrolment, Reason, Refusal
 from ravan_edge.signing import RequestSignature, device_of_key
-from ravan_server.access_log import AccessLog
-from ravan_server.client_address import network_of
-from ravan_server.enrolment import token_digest
-from ravan_server.keyring import Keyring
-from ravan_server.problems import problem_response
-from ravan_server.rates import Rate
-from ravan_server.replay import ReplayGuard
+from ravan_server.access.access_log import AccessLog
+from ravan_server.access.enrolment import token_digest
+from ravan_server.access.keyring import Keyring
+from ravan_server.access.rates import Rate
+from ravan_server.access.replay import ReplayGuard
+from ravan_server.http.client_address import network_of
+from ravan_server.http.problems import problem_response
 
 __all__ = [
     "SECURITY_SCHEMES",

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ravan_edge.protocol import Reason, Refusal
 from ravan_edge.strict_json import parse_json
-from ravan_server.problems import problem_response
+from ravan_server.http.problems import problem_response
 
 __all__ = ["SmallBodies", "check_message"]
 

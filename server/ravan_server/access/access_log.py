@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 
 from ravan_edge.protocol import Reason
+from ravan_server.access.rates import Rate
 from ravan_server.events import Event, log_event
-from ravan_server.rates import Rate
 
 __all__ = ["AccessLog"]
 

@@ -10,8 +10,8 @@ from functools import partial
 import uvicorn
 from fastapi import FastAPI
 
-from ravan_server.handshakes import TlsListener
-from ravan_server.http_connection import ConnectionLimits, Connections, LimitedConnection
+from ravan_server.http.connection import ConnectionLimits, Connections, LimitedConnection
+from ravan_server.http.handshakes import TlsListener
 from ravan_server.meters import Meters
 
 __all__ = ["BACKLOG", "http_server"]

@@ -21,8 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from ravan_edge.protocol import Reason, Refusal
-from ravan_server.client_address import network_of
-from ravan_server.problems import problem_response
+from ravan_server.http.client_address import network_of
+from ravan_server.http.problems import problem_response
 from ravan_server.settings import DEFAULT_CONNECTIONS, ServerSettings
 
 __all__ = ["ConnectionLimits", "Connections", "Handshake", "LimitedConnection"]

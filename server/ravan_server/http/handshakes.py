@@ -13,9 +13,9 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from ravan_server.client_address import network_of
 from ravan_server.events import Event, log_event
-from ravan_server.http_connection import Connections, Handshake, LimitedConnection
+from ravan_server.http.client_address import network_of
+from ravan_server.http.connection import Connections, Handshake, LimitedConnection
 
 __all__ = ["TlsListener"]
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ravan_server.http.problems import refused_with
 from ravan_server.meters import UNROUTED, Meters
-from ravan_server.problems import refused_with
 
 __all__ = ["Counted"]
 

@@ -1,0 +1,1 @@
+"""HTTP: connections and what they may cost, TLS, messages and files and problems as answers."""
