@@ -256,6 +256,13 @@ class ExactSum:
         np.add(self.total, other.total, out=self.total)
         np.add(self.trainers, other.trainers, out=self.trainers)
 
+    def mean(self) -> NDArray[np.float64]:
+        """The mean of the differences, float64 [parameters]; 0 where nobody trained."""
+        mean = self.total.astype(np.float64)
+        mean *= 2.0**-self.scale.power
+        mean /= np.maximum(self.trainers, 1)
+        return mean
+
     def apply(self, heads: Vector) -> Vector:
         """The merged heads: heads + mean of the differences; bits stay where nobody trained.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ravan_edge.methods import Vector
 
-__all__ = ["Adam", "Momentum", "Moments", "ServerOptimizer", "ServerOptimizerName", "Yogi"]
+__all__ = ["Adam", "Moments", "Momentum", "ServerOptimizer", "ServerOptimizerName", "Yogi"]
 
 Wide = NDArray[np.float64]
 Mask = NDArray[np.bool_]

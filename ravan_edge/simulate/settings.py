@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ravan_edge.data import PartitionSpec, parse_partition
-from ravan_edge.merge import MergeScale, RoundRule
+from ravan_edge.merge import MergeScale, MergeSettings, RoundRule
 from ravan_edge.simulate.budgets import HeadBudgets, parse_head_budgets
 from ravan_edge.tasks import LENGTH_HELP
 from ravan_edge.training import LocalSettings, check_options, option
@@ -33,6 +33,7 @@ class SimulationSettings:
 
     local: LocalSettings = field(default_factory=LocalSettings)
     rule: RoundRule = field(default_factory=RoundRule)
+    merging: MergeSettings = field(default_factory=MergeSettings)
 
     devices: int | None = option(
         None,
@@ -137,6 +138,9 @@ class SimulationSettings:
         if self.head_budgets is not None:
             object.__setattr__(self, "head_budgets", str(parse_head_budgets(self.head_budgets)))
         self.rule.scale(self.per_round, self.most_examples)  # refuses what cannot be added up
+        self.merging.check(
+            self.rule, self.goal, "--per-round" if self.rule.buffer is None else "--buffer"
+        )
 
     @property
     def partition_spec(self) -> PartitionSpec:
@@ -171,10 +175,11 @@ class SimulationSettings:
         return self.rule.scale(self.per_round, self.most_examples)
 
     def as_dict(self) -> dict[str, Any]:
-        """Flat, for JSON: option -> value, those of the rule and of the local round among them."""
+        """Flat, for JSON: option -> value, those of the rule, the merge and the local round among them."""
         own = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.name not in ("local", "rule")
+            if item.name not in ("local", "rule", "merging")
         }
-        return {**own, **self.rule.as_dict(), **self.local.as_dict()}
+        shared = self.rule.as_dict() | self.merging.as_dict()
+        return {**own, **shared, **self.local.as_dict()}

@@ -135,13 +135,18 @@ class Housekeeper:
         if not merged:
             return
         _log.info(
-            "round %d merged: version %d from %d updates",
+            "round %d merged: version %d from %d updates; heads that kept their value: %d",
             attempt.round,
             version.version,
             len(updates),
+            version.heads_kept,
         )
         self._on_version(version)
         parts.log.drop(attempt.id)
         old = self._writer.submit(lambda work: forget_old(work, settings.keep_versions)).result()
+        with parts.store.reading() as transaction:
+            kept = {row.moments for row in transaction.versions() if not row.deleted}
         for row in old:
             parts.blobs.delete(row.heads)
+            if row.moments is not None and row.moments not in kept:  # a copy shares them
+                parts.blobs.delete(row.moments)

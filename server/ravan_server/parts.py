@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.methods import Method, method_for
@@ -30,6 +31,7 @@ class Parts:
         settings: Everything else.
         clock: Seconds since 1970.
         retry_seconds: How long to wait after a merge that the disk did not let happen.
+        scratch: A folder for what is needed only while a merge runs; made when it is.
     """
 
     artifact: Artifact
@@ -40,6 +42,7 @@ class Parts:
     settings: ServerSettings
     clock: Callable[[], float] = field(default=time.time)
     retry_seconds: float = 5.0
+    scratch: Path = Path("merging")
 
     @cached_property
     def method(self) -> Method:

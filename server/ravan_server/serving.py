@@ -34,6 +34,7 @@ from ravan_server.tls import tls_context
 __all__ = [
     "BLOBS_NAME",
     "DATABASE_NAME",
+    "SCRATCH_NAME",
     "UPDATES_NAME",
     "open_coordinator",
     "serve",
@@ -44,6 +45,7 @@ _log = logging.getLogger(__name__)
 DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
+SCRATCH_NAME = "merging"
 _QUEUES = 4
 _OTHER_FILES = 256  # of this process: database, log, blobs that are sent, listening sockets
 # The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
@@ -79,7 +81,17 @@ def open_coordinator(
     store = SqlStore(state / DATABASE_NAME)
     try:
         log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
-        parts = Parts(artifact, store, log, blobs, rounds, settings, clock, retry_seconds)
+        parts = Parts(
+            artifact,
+            store,
+            log,
+            blobs,
+            rounds,
+            settings,
+            clock,
+            retry_seconds,
+            state / SCRATCH_NAME,
+        )
         return Coordinator(parts, evaluation)
     except BaseException:
         store.close()

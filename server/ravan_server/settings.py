@@ -10,6 +10,7 @@ from typing import Any
 
 from ravan_edge.errors import UsageError
 from ravan_edge.hosts import is_loopback
+from ravan_edge.merge import MergeSettings, RoundRule
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
 
@@ -29,6 +30,7 @@ class RoundSettings:
     """
 
     local: LocalSettings = field(default_factory=LocalSettings)
+    merging: MergeSettings = field(default_factory=MergeSettings)
 
     goal: int = option(3, "Updates that end a round.", minimum=1, maximum=1_000_000, group=_ROUNDS)
     over_selection: float = option(
@@ -61,6 +63,9 @@ class RoundSettings:
                 where="--minimum",
                 hint="a round ends at its goal; use at most that",
             )
+        self.merging.check(
+            RoundRule(), self.enough, "--goal" if self.minimum is None else "--minimum"
+        )
 
     @property
     def places(self) -> int:
@@ -74,14 +79,19 @@ class RoundSettings:
 
     def to_json(self) -> str:
         """For the store."""
-        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "local"}
-        return json.dumps({"local": self.local.as_dict(), **own}, sort_keys=True)
+        nested = {"local": self.local.as_dict(), "merging": self.merging.as_dict()}
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return json.dumps(own | nested, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RoundSettings:
         """What :meth:`to_json` wrote."""
         document: dict[str, Any] = json.loads(text)
-        return cls(local=LocalSettings.from_dict(document.pop("local")), **document)
+        return cls(
+            local=LocalSettings.from_dict(document.pop("local")),
+            merging=MergeSettings.from_dict(document.pop("merging")),
+            **document,
+        )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ __all__ = [
     "versions",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -103,6 +103,8 @@ versions = Table(
     Column("copy_of", Integer),
     Column("deleted", Boolean, nullable=False),
     Column("scores", Text),
+    Column("heads_kept", Integer),
+    Column("moments", String(64)),
 )
 
 invitations = Table(
