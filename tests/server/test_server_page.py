@@ -13,6 +13,7 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.cli.common import DataSettings
+from ravan_edge.merge import MergeSettings
 from ravan_edge.protocol import KINDS, Reason
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
@@ -29,7 +30,7 @@ OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
 
 
 def test_every_option_is_there_and_no_other() -> None:
-    classes = (RoundSettings, ServerSettings, LocalSettings, DataSettings)
+    classes = (RoundSettings, MergeSettings, ServerSettings, LocalSettings, DataSettings)
     names = {option_name(item.name) for kind in classes for item, _ in option_infos(kind)}
     documented = {
         name
@@ -40,8 +41,10 @@ def test_every_option_is_there_and_no_other() -> None:
     assert documented == names | {"--state", "--test"}
 
 
-@pytest.mark.parametrize("kind", [RoundSettings, ServerSettings])
-def test_every_default_is_the_one_of_the_code(kind: type[RoundSettings | ServerSettings]) -> None:
+@pytest.mark.parametrize("kind", [RoundSettings, MergeSettings, ServerSettings])
+def test_every_default_is_the_one_of_the_code(
+    kind: type[RoundSettings | MergeSettings | ServerSettings],
+) -> None:
     for item, _ in option_infos(kind):
         row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)
         shown = NO_DEFAULT.get(item.name, "") if item.default is None else _shown(item.default)
@@ -84,7 +87,8 @@ def _shown(default: object) -> str:
 
 def test_every_file_of_the_state_is_there() -> None:
     table = PAGE.split("## The state folder")[1]
-    for name in (serving.DATABASE_NAME, f"{serving.UPDATES_NAME}/", f"{serving.BLOBS_NAME}/"):
+    folders = (serving.UPDATES_NAME, serving.BLOBS_NAME, serving.SCRATCH_NAME)
+    for name in (serving.DATABASE_NAME, *(f"{folder}/" for folder in folders)):
         assert f"`{name}`" in table
     for path in re.findall(r"tests/server/\w+\.py", PAGE):
         assert (Path(__file__).resolve().parents[2] / path).is_file()
