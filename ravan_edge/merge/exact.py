@@ -117,21 +117,27 @@ class MergeScale:
         np.copyto(q, wide, casting="unsafe")
         return q
 
-    def mean(self, values: Vector, axis: int) -> NDArray[np.float64]:
+    def mean(self, values: Vector, axis: int, wide: NDArray[np.float64]) -> NDArray[np.float64]:
         """The exact mean of values below the bound, float32 [any, any], along an axis.
 
         S = sum of round_half_even(x 2^p); float64(S) 2^-p / how many.
+
+        Args:
+            values: Float32 [any, any].
+            axis: Along which.
+            wide: Room of the same shape, overwritten.
         """
         count = values.shape[axis]
         largest = max(float(values.max()), -float(values.min()))
         if largest < 2.0 ** (51 - self.power):  # as in :meth:`rounded`, without a pass of its own
             middle = np.float64(1.5 * 2.0 ** (52 - self.power))
-            wide = values.astype(np.float64)
+            np.copyto(wide, values)
             wide += middle
             total = wide.view(np.int64).sum(axis=axis)  # modulo 2^64, in which S has one place
             total -= np.int64((count * int(middle.view(np.int64)) + _HALF) % (2 * _HALF) - _HALF)
         else:
-            total = self.rounded(values.astype(np.float64), largest).sum(axis=axis)
+            np.copyto(wide, values)
+            total = self.rounded(wide, largest).sum(axis=axis)
         mean: NDArray[np.float64] = total.astype(np.float64)
         mean *= 2.0**-self.power
         mean /= count

@@ -37,9 +37,11 @@ def geometric_median(
     weights = median_weights(scalar_products(ordered), smoothing, iterations).tolist()
 
     def work(block: NDArray[np.float32]) -> NDArray[np.float64]:
-        total = np.zeros(block.shape[1])
+        total, one = np.zeros(block.shape[1]), np.empty(block.shape[1])
         for weight, row in zip(weights, block, strict=True):
-            total += np.multiply(row, weight, dtype=np.float64)
+            np.copyto(one, row)
+            one *= weight
+            total += one
         return total
 
     return mapped_blocks(ordered, work)

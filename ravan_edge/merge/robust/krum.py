@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.merge.exact import MergeScale
-from ravan_edge.merge.robust.blocks import Rows, by_content, mapped_blocks
+from ravan_edge.merge.robust.blocks import Rows, by_content, mapped_blocks, room
 from ravan_edge.merge.robust.products import scalar_products, squared_distances
 
 __all__ = ["krum", "multi_krum"]
@@ -59,7 +59,10 @@ def multi_krum(
     scores = _scores(ordered, byzantine, neighbours)
     chosen = [ordered[index] for index in np.argsort(scores, kind="stable")[:count]]
 
-    return mapped_blocks(chosen, lambda block: scale.mean(block, axis=0))
+    def work(block: NDArray[np.float32]) -> NDArray[np.float64]:
+        return scale.mean(block, 0, room("wide", block.shape, np.float64))
+
+    return mapped_blocks(chosen, work)
 
 
 def _scores(rows: Rows, byzantine: int, neighbours: int | None) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ravan_edge.merge.robust.blocks import Rows, in_turn
+from ravan_edge.merge.robust.blocks import Rows, gathered, in_turn, room
 
 __all__ = ["scalar_products", "squared_distances"]
 
@@ -42,10 +42,10 @@ def scalar_products(rows: Rows) -> NDArray[np.float64]:
     adding = threading.Lock()
 
     def work(block: slice) -> None:
-        small = np.empty((len(rows), block.stop - block.start), np.float32)
-        for one, row, factor in zip(small, rows, factors, strict=True):
-            np.multiply(row[block], factor, out=one)
-        q = np.rint(small, out=small).astype(np.float64)
+        small: NDArray[np.float32] = gathered(rows, block)
+        small *= factors[:, None]
+        q: NDArray[np.float64] = room("wide", small.shape, np.float64)
+        np.copyto(q, np.rint(small, out=small))
         for begin in range(0, q.shape[1], exact):
             part = q[:, begin : begin + exact]
             found = (part @ part.T).astype(np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ravan_edge.merge.robust.blocks import room
+
 __all__ = ["sorted_columns"]
 
 
@@ -16,7 +18,11 @@ def sorted_columns(block: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Args:
         block: Float32 [devices, columns].
+
+    Returns:
+        In this thread's room: the next call overwrites it.
     """
-    turned = np.ascontiguousarray(block.T)
+    turned: NDArray[np.float32] = room("turned", block.shape[::-1], np.float32)
+    np.copyto(turned, block.T)
     turned.sort(axis=1)
     return turned

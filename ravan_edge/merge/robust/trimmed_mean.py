@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.merge.exact import MergeScale
-from ravan_edge.merge.robust.blocks import Rows, mapped_blocks
+from ravan_edge.merge.robust.blocks import Rows, mapped_blocks, room
 from ravan_edge.merge.robust.sorting import sorted_columns
 
 __all__ = ["trimmed_mean"]
@@ -37,6 +37,6 @@ def trimmed_mean(rows: Rows, trimmed: int, scale: MergeScale) -> NDArray[np.floa
 
     def work(block: NDArray[np.float32]) -> NDArray[np.float64]:
         middle = sorted_columns(block)[:, trimmed : trimmed + kept]
-        return scale.mean(middle, axis=1)
+        return scale.mean(middle, 1, room("wide", middle.shape, np.float64))
 
     return mapped_blocks(rows, work)
