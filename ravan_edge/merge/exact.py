@@ -117,18 +117,20 @@ class MergeScale:
         np.copyto(q, wide, casting="unsafe")
         return q
 
-    def mean(self, values: Vector, axis: int, wide: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean(
+        self, values: Vector, largest: float, axis: int, wide: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """The exact mean of values below the bound, float32 [any, any], along an axis.
 
         S = sum of round_half_even(x 2^p); float64(S) 2^-p / how many.
 
         Args:
             values: Float32 [any, any].
+            largest: No |x| is larger.
             axis: Along which.
             wide: Room of the same shape, overwritten.
         """
         count = values.shape[axis]
-        largest = max(float(values.max()), -float(values.min()))
         if largest < 2.0 ** (51 - self.power):  # as in :meth:`rounded`, without a pass of its own
             middle = np.float64(1.5 * 2.0 ** (52 - self.power))
             np.copyto(wide, values)

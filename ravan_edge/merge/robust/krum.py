@@ -60,7 +60,8 @@ def multi_krum(
     chosen = [ordered[index] for index in np.argsort(scores, kind="stable")[:count]]
 
     def work(block: NDArray[np.float32]) -> NDArray[np.float64]:
-        return scale.mean(block, 0, room("wide", block.shape, np.float64))
+        largest = max(float(block.max()), -float(block.min()))
+        return scale.mean(block, largest, 0, room("wide", block.shape, np.float64))
 
     return mapped_blocks(chosen, work)
 

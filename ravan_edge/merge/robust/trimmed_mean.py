@@ -37,6 +37,7 @@ def trimmed_mean(rows: Rows, trimmed: int, scale: MergeScale) -> NDArray[np.floa
 
     def work(block: NDArray[np.float32]) -> NDArray[np.float64]:
         middle = sorted_columns(block)[:, trimmed : trimmed + kept]
-        return scale.mean(middle, 1, room("wide", middle.shape, np.float64))
+        largest = max(float(middle[:, -1].max()), -float(middle[:, 0].min()))
+        return scale.mean(middle, largest, 1, room("wide", middle.shape, np.float64))
 
     return mapped_blocks(rows, work)
