@@ -132,7 +132,8 @@ class Side:
         return float(clock), float(processor)
 
     def result(self) -> NDArray[np.float64]:
-        return np.load(self._result).astype(np.float64)
+        found: NDArray[np.float64] = np.load(self._result).astype(np.float64)
+        return found
 
     def _answer(self) -> str:
         assert self.process.stdout is not None

@@ -12,7 +12,6 @@ import threading
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from ravan_edge.merge.robust.blocks import Rows, gathered, in_turn, room
 
@@ -33,6 +32,8 @@ def scalar_products(rows: Rows) -> NDArray[np.float64]:
     Args:
         rows: Float32 [devices, numbers], all finite.
     """
+    from threadpoolctl import threadpool_limits  # devices never merge
+
     numbers = len(rows[0])
     bits = min(_MOST_BITS, (_INT64_BITS - (numbers - 1).bit_length()) // 2)
     exact = 1 << (_FLOAT64_BITS - 2 * bits)  # columns whose products add up exactly
