@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import select
 
-from ravan_edge.artifact import Artifact
+from ravan_edge.artifact import Artifact, heads_metadata, load_heads, tensors_to_bytes
+from ravan_edge.merge import Gathering, MergeScale, merge
+from ravan_edge.methods import method_for
 from ravan_server.coordinator import Coordinator
+from ravan_server.moments_file import moments_to_bytes, read_moments
 from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
-from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction
+from ravan_server.settings import RoundSettings
+from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction, VersionRow
 from ravan_server.store.schema import attempts
 from tests.server.crash_program import DEVICES, ROUNDS, device
 from tests.server.server_kit import (
     Clock,
     ask,
+    device_difference,
     device_update,
     expected_heads,
     opened_server,
@@ -27,15 +33,18 @@ from tests.server.server_kit import (
 __all__ = ["check_state", "go_on"]
 
 
-def check_state(artifact: Artifact, state: Path, marks: Iterable[str]) -> int:
+def check_state(
+    artifact: Artifact, state: Path, marks: Iterable[str], rounds: RoundSettings = ROUNDS
+) -> int:
     """Open a state folder as a restarted server would, and look at all of it. The latest version.
 
     Args:
         artifact: Of the run.
         state: The folder as the crash left it.
         marks: What had been said to others before the crash, a line each.
+        rounds: Of the run.
     """
-    with opened_server(artifact, state, Clock(), ROUNDS):
+    with opened_server(artifact, state, Clock(), rounds):
         pass  # recovery, and whatever it merges on the way
     store = SqlStore(state / DATABASE_NAME)
     try:
@@ -58,7 +67,7 @@ def check_state(artifact: Artifact, state: Path, marks: Iterable[str]) -> int:
                     assert version is not None, f"version {words[0]} was seen and is gone"
                     assert version.heads == words[1]
             _check_invitations(transaction)
-        _check_versions(artifact, state, store, latest)
+        _check_versions(artifact, state, store, latest, rounds)
     finally:
         store.close()
     return latest
@@ -84,7 +93,9 @@ def _check_promise(row: TaskRow | None, digest: str, state: Path) -> None:
         assert len(segment) >= row.update.offset + row.update.bytes, "acknowledged bytes are lost"
 
 
-def _check_versions(artifact: Artifact, state: Path, store: SqlStore, latest: int) -> None:
+def _check_versions(
+    artifact: Artifact, state: Path, store: SqlStore, latest: int, rounds: RoundSettings
+) -> None:
     """Each version is bit by bit what its recorded updates make of the one before."""
     with store.reading() as transaction:
         versions = [transaction.version(number) for number in range(latest + 1)]
@@ -99,16 +110,47 @@ def _check_versions(artifact: Artifact, state: Path, store: SqlStore, latest: in
             assert len(devices) == len(set(devices)) == version.updates == ROUNDS.goal
             blobs = state / BLOBS_NAME
             found = (blobs / version.heads).read_bytes()
-            expected = expected_heads(artifact, blobs / before.heads, devices, before.version)
+            if rounds.merging.is_plain:
+                expected = expected_heads(artifact, blobs / before.heads, devices, before.version)
+                assert version.moments is None
+            else:
+                expected = _merged_again(artifact, blobs, before, version, devices, rounds)
             assert found == expected, f"version {version.version} is not what its updates make"
     with store.engine.connect() as connection:
         for row in connection.execute(select(attempts)).mappings():
             assert row["accepted"] <= ROUNDS.goal
 
 
-def go_on(artifact: Artifact, state: Path, versions: int) -> str:
+def _merged_again(
+    artifact: Artifact,
+    blobs: Path,
+    before: VersionRow,
+    version: VersionRow,
+    devices: list[int],
+    rounds: RoundSettings,
+) -> bytes:
+    """The heads file by the kit's own rules, from the version before and its moments."""
+    method, settings = method_for(artifact.manifest), rounds.merging
+    heads = method.layout.pack(load_heads(blobs / before.heads, artifact.manifest, artifact.digest))
+    moments = None
+    if before.moments is not None:
+        moments = read_moments(blobs / before.moments, method.layout.size)
+    with tempfile.TemporaryDirectory() as folder:
+        scale = MergeScale.for_cohort(rounds.goal)
+        gathering = Gathering(settings, method, scale, Path(folder) / "rows")
+        for number in devices:
+            gathering.add(device_difference(artifact, number, before.version), None)
+        found = merge(settings, method, heads, gathering.finished(), moments)
+    assert version.moments is not None
+    assert found.moments is not None
+    assert (blobs / version.moments).read_bytes() == moments_to_bytes(found.moments)
+    metadata = heads_metadata(version.version, artifact.digest)
+    return tensors_to_bytes(method.layout.views(found.heads), metadata)
+
+
+def go_on(artifact: Artifact, state: Path, versions: int, rounds: RoundSettings = ROUNDS) -> str:
     """Finish the run after a crash; the digest of its last heads."""
-    with opened_server(artifact, state, Clock(), ROUNDS) as server:
+    with opened_server(artifact, state, Clock(), rounds) as server:
         while server.status().version < versions:
             one_more(server)
         return server.status().heads

@@ -1,6 +1,6 @@
 """A server and its devices in one process, which may be killed at any moment: run as a script.
 
-    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS
+    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS [robust]
 
 Devices enrol, check in, send updates, some twice; one is shut out; one attempt fails at its deadline.
 What a device or an operator was
@@ -20,9 +20,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ravan_edge.artifact import open_artifact
+from ravan_edge.merge import MergeName, MergeSettings, ServerOptimizerName
 from ravan_edge.protocol import InviteDevices, Refusal, TaskOffer
 from ravan_edge.signing import device_of_key
 from ravan_edge.training import LocalSettings
@@ -41,16 +43,28 @@ from tests.server.server_kit import (
 ROUNDS = RoundSettings(
     local=LocalSettings(local_steps=1), goal=3, over_selection=1.4, deadline_seconds=60
 )
+# Files beside the heads: rows of differences while it merges, and moments.
+ROBUST = replace(
+    ROUNDS,
+    merging=MergeSettings(
+        MergeName.TRIMMED_MEAN,
+        byzantine=1,
+        max_norm=0.5,
+        server_optimizer=ServerOptimizerName.MOMENTUM,
+    ),
+)
 DEVICES = 5
 PATIENCE_SECONDS = 10
 MOST_ROUNDS = 20
 
 
-def main(artifact: Path, state: Path, marks: Path, versions: int) -> None:
+def main(
+    artifact: Path, state: Path, marks: Path, versions: int, rounds: RoundSettings = ROUNDS
+) -> None:
     """Until there are so many versions."""
     descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     clock = Clock()
-    with opened_server(open_artifact(artifact), state, clock, ROUNDS) as server:
+    with opened_server(open_artifact(artifact), state, clock, rounds) as server:
         if server.status().version == 0:
             enrol_all(server, descriptor)
         for _ in range(MOST_ROUNDS):
@@ -151,4 +165,10 @@ def mark(descriptor: int, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        Path(sys.argv[3]),
+        int(sys.argv[4]),
+        ROBUST if sys.argv[5:] == ["robust"] else ROUNDS,
+    )

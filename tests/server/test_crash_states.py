@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
+from ravan_server.settings import RoundSettings
 from tests.faults.conftest import RecordingOf, recorder_library, recording_of
 from tests.faults.crash_states import CrashState, crash_states
 from tests.faults.recorder import Fault, Recording
 from tests.server.crash_checks import check_state, go_on
+from tests.server.crash_program import ROBUST, ROUNDS
 from tests.tiny_artifact import make_tiny_artifact
 
 __all__ = ["recorder_library", "recording_of"]
@@ -31,23 +33,25 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_tiny_artifact(tmp_path_factory.mktemp("crash") / "artifact")
 
 
-def run(artifact: Artifact, recording: Recording, fault: Fault | None = None) -> int:
+def run(artifact: Artifact, recording: Recording, fault: Fault | None = None, *words: str) -> int:
     environment = recording.env() if fault is None else recording.env(fault)
     command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
     marks = environment["RECORDER_MARKS"]
     state = str(recording.folder)
     return subprocess.run(
-        [*command, state, marks, str(VERSIONS)], env=environment, check=False
+        [*command, state, marks, str(VERSIONS), *words], env=environment, check=False
     ).returncode
 
 
-def check_all(artifact: Artifact, states: list[CrashState], folder: Path) -> None:
+def check_all(
+    artifact: Artifact, states: list[CrashState], folder: Path, rounds: RoundSettings = ROUNDS
+) -> None:
     for state in states:
         state.write_to(folder)
         try:
-            check_state(artifact, folder, state.marks)
+            check_state(artifact, folder, state.marks, rounds)
             if state.at % 10 == 0:
-                go_on(artifact, folder, VERSIONS + 1)
+                go_on(artifact, folder, VERSIONS + 1, rounds)
         except BaseException as error:
             error.add_note(state.label)
             raise
@@ -62,6 +66,26 @@ def test_after_any_crash_every_promise_is_kept(
     assert len(states) > 1000
     assert len({state.marks for state in states}) > 2 * 3 * VERSIONS, "marks lie between operations"
     check_all(artifact, states[::40], tmp_path / "crashed")  # all of them in the slow test below
+
+
+def test_after_any_crash_of_a_robust_merge_every_promise_is_kept(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path
+) -> None:
+    recording = recording_of(tmp_path / "state")
+    assert run(artifact, recording, None, "robust") == 0
+    states = list(crash_states(recording.trace()))
+    check_all(artifact, states[::80], tmp_path / "crashed", ROBUST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_after_all_crashes_of_robust_merges_every_promise_is_kept(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, part: int
+) -> None:
+    recording = recording_of(tmp_path / "state")
+    assert run(artifact, recording, None, "robust") == 0
+    states = list(crash_states(recording.trace()))
+    check_all(artifact, states[part::4], tmp_path / "crashed", ROBUST)
 
 
 @pytest.mark.slow
