@@ -144,9 +144,7 @@ class Housekeeper:
         self._on_version(version)
         parts.log.drop(attempt.id)
         old = self._writer.submit(lambda work: forget_old(work, settings.keep_versions)).result()
-        with parts.store.reading() as transaction:
-            kept = {row.moments for row in transaction.versions() if not row.deleted}
         for row in old:
             parts.blobs.delete(row.heads)
-            if row.moments is not None and row.moments not in kept:  # a copy shares them
+            if row.moments is not None:
                 parts.blobs.delete(row.moments)

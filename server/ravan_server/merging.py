@@ -63,9 +63,7 @@ class Merger:
         before = self._moments(heads)
         gathered = self._gathered(settings, stored, attempt.scale)
         merged = merge(settings, self._method, self._vector(heads), gathered, before)
-        moments = None
-        if merged.moments is not None:
-            moments = self._blobs.put(moments_to_bytes(merged.moments))
+        moments = self._put_moments(merged.moments, heads.version + 1)
         content = tensors_to_bytes(
             self._method.layout.views(merged.heads),
             heads_metadata(heads.version + 1, self._artifact.digest),
@@ -111,8 +109,7 @@ class Merger:
             heads_metadata(version, self._artifact.digest),
         )
         digest = self._blobs.put(content)
-        if source.moments is not None:
-            self._path(source.moments, source.version)
+        moments = self._put_moments(self._moments(source), version)
         return VersionRow(
             version,
             digest,
@@ -121,7 +118,7 @@ class Merger:
             0,
             now,
             copy_of=source.version,
-            moments=source.moments,
+            moments=moments,
         )
 
     def _contents(self, updates: Sequence[StoredUpdate]) -> Iterator[tuple[str, memoryview]]:
@@ -135,6 +132,9 @@ class Merger:
                     "that drops the round's updates",
                 )
             yield where, content
+
+    def _put_moments(self, moments: Moments | None, version: int) -> str | None:
+        return None if moments is None else self._blobs.put(moments_to_bytes(moments, version))
 
     def _vector(self, heads: VersionRow) -> Vector:
         path = self._path(heads.heads, heads.version)

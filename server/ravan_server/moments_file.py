@@ -13,9 +13,15 @@ __all__ = ["moments_to_bytes", "read_moments"]
 _FORMAT = {"format": "ravan-moments", "schema": "1"}
 
 
-def moments_to_bytes(moments: Moments) -> bytes:
-    """The bytes of the file: a tensor for each moment, float32 or int32 [parameters]."""
-    return tensors_to_bytes(moments.tensors, _FORMAT | {"optimizer": str(moments.optimizer)})
+def moments_to_bytes(moments: Moments, version: int) -> bytes:
+    """The bytes of the file: a tensor for each moment, float32 or int32 [parameters].
+
+    Args:
+        moments: After the merge, or of an older version that was gone back to.
+        version: Whose they are. No two versions share a file, so each can be deleted with its own.
+    """
+    metadata = _FORMAT | {"optimizer": str(moments.optimizer), "version": str(version)}
+    return tensors_to_bytes(moments.tensors, metadata)
 
 
 def read_moments(path: Path, parameters: int) -> Moments:

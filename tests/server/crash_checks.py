@@ -143,7 +143,9 @@ def _merged_again(
         found = merge(settings, method, heads, gathering.finished(), moments)
     assert version.moments is not None
     assert found.moments is not None
-    assert (blobs / version.moments).read_bytes() == moments_to_bytes(found.moments)
+    assert (blobs / version.moments).read_bytes() == moments_to_bytes(
+        found.moments, version.version
+    )
     metadata = heads_metadata(version.version, artifact.digest)
     return tensors_to_bytes(method.layout.views(found.heads), metadata)
 
