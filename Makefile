@@ -29,6 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3"; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'
+# Only for tests and bench, which compare with its rules: its dependencies would change how transformers reads images.
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps -c constraints.txt byzfl
 	@touch $@
 
 ort-training: $(ORT_STAMP)  ## .venv-ort-training, the environment of that plan (under a minute)

@@ -17,6 +17,7 @@ __all__ = ["DEFAULT_BOUND_EXPONENT", "ExactSum", "MergeScale"]
 
 DEFAULT_BOUND_EXPONENT = 6
 _SUM_BITS = 62
+_HALF = 1 << 63
 # Numbers worked on at a time: few enough that they, their float64 scratch and their part of the sum
 # (1.3 MB together) stay near the processor, so many that numpy's cost per call is small beside them.
 _BLOCK = 65_536
@@ -70,6 +71,80 @@ class MergeScale:
         """
         return 1 << (_SUM_BITS - self.bound_exponent - self.power)
 
+    def check(self, values: Vector) -> float:
+        """The largest |D|, if it is below the bound.
+
+        Raises:
+            NumericsError: It is not, or a number is NaN.
+        """
+        bound = 2.0**self.bound_exponent
+        with np.errstate(invalid="ignore"):  # a signalling NaN is refused like any other
+            high, low = float(values.max(initial=0.0)), float(values.min(initial=0.0))
+        largest = max(high, -low)  # NaN where both are, which is when there is one
+        if not largest < bound:  # also true for NaN
+            raise NumericsError(
+                f"an update holds {largest}, expected numbers below {bound:g}",
+                hint="lower the learning rate",
+            )
+        return largest
+
+    def rounded(
+        self, wide: NDArray[np.float64], largest: float, room: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """q = round_half_even(x 2^p), int64.
+
+        A float64 between 2^(52-p) and 2^(53-p) has a spacing of 2^-p, and the bits of two such numbers,
+        read as integers, differ by as many as there are steps between them. So for |x| < 2^(51-p) (4,
+        for 100 devices) the processor's own rounding does it: q = bits(x + c) - bits(c), c = 1.5 * 2^(52-p).
+        Larger numbers are multiplied, rounded and converted, which takes twice as long.
+
+        Args:
+            wide: x, float64; overwritten.
+            largest: No |x| is larger.
+            room: Where the result may be written, of the same shape.
+
+        Returns:
+            In the memory of ``wide`` or of ``room``, or new.
+        """
+        if largest < 2.0 ** (51 - self.power):
+            middle = np.float64(1.5 * 2.0 ** (52 - self.power))
+            np.add(wide, middle, out=wide)
+            q = wide.view(np.int64)
+            return np.subtract(q, middle.view(np.int64), out=q)
+        np.multiply(wide, 2.0**self.power, out=wide)
+        np.rint(wide, out=wide)
+        q = np.empty(wide.shape, np.int64) if room is None else room
+        np.copyto(q, wide, casting="unsafe")
+        return q
+
+    def mean(
+        self, values: Vector, largest: float, axis: int, wide: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The exact mean of values below the bound, float32 [any, any], along an axis.
+
+        S = sum of round_half_even(x 2^p); float64(S) 2^-p / how many.
+
+        Args:
+            values: Float32 [any, any].
+            largest: No |x| is larger.
+            axis: Along which.
+            wide: Room of the same shape, overwritten.
+        """
+        count = values.shape[axis]
+        if largest < 2.0 ** (51 - self.power):  # as in :meth:`rounded`, without a pass of its own
+            middle = np.float64(1.5 * 2.0 ** (52 - self.power))
+            np.copyto(wide, values)
+            wide += middle
+            total = wide.view(np.int64).sum(axis=axis)  # modulo 2^64, in which S has one place
+            total -= np.int64((count * int(middle.view(np.int64)) + _HALF) % (2 * _HALF) - _HALF)
+        else:
+            np.copyto(wide, values)
+            total = self.rounded(wide, largest).sum(axis=axis)
+        mean: NDArray[np.float64] = total.astype(np.float64)
+        mean *= 2.0**-self.power
+        mean /= count
+        return mean
+
 
 @dataclass(frozen=True)
 class ExactSum:
@@ -111,7 +186,7 @@ class ExactSum:
             whole = slice(0, len(difference))
             self.add_pieces(difference, [Piece(0, 0, len(difference))], [whole], weight)
             return
-        largest = self._largest(difference)  # also of what is masked: NaN times 0 is NaN
+        largest = self.scale.check(difference)  # also of what is masked: NaN times 0 is NaN
         masked = np.multiply(difference, mask)
         self._add_block_by_block(masked, [Piece(0, 0, len(masked))], largest, weight)
         counted = mask if weight.count == 1 else mask * np.int32(weight.count)
@@ -144,26 +219,9 @@ class ExactSum:
         ) or any(place.start < 0 or place.stop > most for place in trained):
             raise ValueError(f"a piece of a difference ends behind the {most} numbers of the sum")
         # All are looked at before one is added: a refused update leaves no trace.
-        self._add_block_by_block(data, pieces, self._largest(data), weight)
+        self._add_block_by_block(data, pieces, self.scale.check(data), weight)
         for place in trained:
             self.trainers[place] += weight.count
-
-    def _largest(self, values: Vector) -> float:
-        """The largest |D|, if it is below the bound.
-
-        Raises:
-            NumericsError: It is not, or a number is NaN.
-        """
-        bound = 2.0**self.scale.bound_exponent
-        with np.errstate(invalid="ignore"):  # a signalling NaN is refused like any other
-            high, low = float(values.max(initial=0.0)), float(values.min(initial=0.0))
-        largest = max(high, -low)  # NaN where both are, which is when there is one
-        if not largest < bound:  # also true for NaN
-            raise NumericsError(
-                f"an update holds {largest}, expected numbers below {bound:g}",
-                hint="lower the learning rate",
-            )
-        return largest
 
     def _add_block_by_block(
         self, data: Vector, pieces: Sequence[Piece], largest: float, weight: Weight
@@ -188,31 +246,16 @@ class ExactSum:
 
         D n is exact in float64 (24 and 27 bits), so D n w is rounded once, to float64.
 
-        A float64 between 2^(52-p) and 2^(53-p) has a spacing of 2^-p, and the bits of two such numbers,
-        read as integers, differ by as many as there are steps between them. So for |D| < 2^(51-p) (4,
-        for 100 devices) the processor's own rounding does it: q = bits(D + c) - bits(c), c = 1.5 * 2^(52-p).
-        Larger numbers are multiplied, rounded and converted, which takes twice as long.
-
         Returns:
             Scratch that the next call overwrites.
         """
-        power = self.scale.power
         wide = _SCRATCH.wide[: len(block)]
         wide[...] = block
         if weight is not PLAIN:
             np.multiply(wide, float(weight.count), out=wide)
             np.multiply(wide, weight.share, out=wide)
             largest = largest * weight.count * weight.share
-        if largest < 2.0 ** (51 - power):
-            middle = np.float64(1.5 * 2.0 ** (52 - power))
-            np.add(wide, middle, out=wide)
-            q = wide.view(np.int64)
-            return np.subtract(q, middle.view(np.int64), out=q)
-        q = _SCRATCH.terms[: len(block)]
-        np.multiply(wide, 2.0**power, out=wide)
-        np.rint(wide, out=wide)
-        np.copyto(q, wide, casting="unsafe")
-        return q
+        return self.scale.rounded(wide, largest, _SCRATCH.terms[: len(block)])
 
     def combine(self, other: ExactSum) -> None:
         """Add a sum that somebody else made of other devices of the same round, in place."""
@@ -220,6 +263,13 @@ class ExactSum:
             raise ValueError(f"scale {other.scale} cannot be added to {self.scale}")
         np.add(self.total, other.total, out=self.total)
         np.add(self.trainers, other.trainers, out=self.trainers)
+
+    def mean(self) -> NDArray[np.float64]:
+        """The mean of the differences, float64 [parameters]; 0 where nobody trained."""
+        mean = self.total.astype(np.float64)
+        mean *= 2.0**-self.scale.power
+        mean /= np.maximum(self.trainers, 1)
+        return mean
 
     def apply(self, heads: Vector) -> Vector:
         """The merged heads: heads + mean of the differences; bits stay where nobody trained.

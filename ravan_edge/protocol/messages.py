@@ -218,6 +218,12 @@ class VersionInfo(Message):
     copy_of: Annotated[Count | None, Field(description="The version somebody went back to.")] = None
     available: Annotated[bool, Field(description="Whether its heads can still be downloaded.")]
     scores: dict[str, float | None] | None = None
+    heads_kept: Annotated[
+        Count | None,
+        Field(
+            description="Heads that kept their value: fewer devices trained them than are needed."
+        ),
+    ] = None
 
 
 class Versions(Message):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from ravan_edge.merge import ExactSum
+from ravan_edge.merge import Gathered, HeadVectors, Merged, combined, merge
 from ravan_edge.methods import Vector
 from ravan_edge.simulate.at_work import (
     AtWork,
@@ -31,6 +31,7 @@ from ravan_edge.simulate.rounds import (
     RoundReport,
     all_bad,
     check_crashes,
+    kept_heads,
     next_state,
     round_report,
 )
@@ -48,7 +49,7 @@ class _Buffer:
 
     ended: list[RunningTask]
     outcomes: dict[RunningTask, DeviceOutcome]
-    total: ExactSum | None = None
+    gathered: Gathered | None = None
 
     @property
     def trained(self) -> list[DeviceOutcome]:
@@ -98,13 +99,13 @@ class BufferedRounds:
         )
         buffer = self._fill_buffer(state, floor, heads)
         check_crashes(state, buffer.trained)
-        merged = buffer.total
+        merged = self._merged(state, buffer)
         following, report = next_state(
             state,
             [buffer.outcomes[task] for task in buffer.ended],
-            state.heads if merged is None else merged.apply(state.heads),
+            merged,
             seen,
-            self._report(state, buffer, floor),
+            self._report(state, buffer, floor, merged),
         )
         following = replace(
             following,
@@ -146,21 +147,26 @@ class BufferedRounds:
         heads: Mapping[int, Vector],
         buffer: _Buffer,
     ) -> None:
-        """Compute what devices did, all of one version at once; integer sums add up in any order."""
+        """Compute what devices did, all of one version at once; they are gathered in any order."""
         by_version: dict[int, list[RunningTask]] = defaultdict(list)
         for task in tasks:
             by_version[task.version].append(task)
         for version, group in sorted(by_version.items()):
             group.sort(key=lambda task: task.device)
             self._pool.open(UseHeads(version, heads[version], state.round - version))
-            outcomes, total = self._pool.train(
+            outcomes, gathered = self._pool.train(
                 [task.device for task in group], [task.first for task in group]
             )
             buffer.outcomes |= dict(zip(group, outcomes, strict=True))
-            if buffer.total is None:
-                buffer.total = total
-            else:
-                buffer.total.combine(total)
+            buffer.gathered = (
+                gathered if buffer.gathered is None else combined([buffer.gathered, gathered])
+            )
+
+    def _merged(self, state: RunState, buffer: _Buffer) -> Merged:
+        method, settings = self._prepared.method, self._data.settings.merging
+        if buffer.gathered is None:  # nobody was left who could start
+            return Merged(state.heads, state.moments, len(HeadVectors(method.layout).sizes))
+        return merge(settings, method, state.heads, buffer.gathered, state.moments)
 
     def _untrained(self, task: RunningTask, version: int) -> DeviceOutcome:
         """What became of a device whose update is not merged, and so not computed."""
@@ -182,7 +188,9 @@ class BufferedRounds:
             asynchronous={"version": task.version, "staleness": version - task.version},
         )
 
-    def _report(self, state: RunState, buffer: _Buffer, floor: Floor) -> RoundReport:
+    def _report(
+        self, state: RunState, buffer: _Buffer, floor: Floor, merged: Merged
+    ) -> RoundReport:
         staleness = [state.round - task.version for task in buffer.of("merged")]
         mean = sum(staleness) / len(staleness) if staleness else None
         report = round_report(
@@ -195,6 +203,7 @@ class BufferedRounds:
                 "staleness": mean,
                 "largest_staleness": max(staleness, default=None),
                 "at_work": len(floor.tasks),
+                **kept_heads(self._data.settings.merging, merged),
             },
         )
         bad = buffer.of("bad_numbers")

@@ -165,7 +165,7 @@ def _open(
     folder = stack.enter_context(RunFolder(request.out, configuration, provenance))
     if read_summary(request.out) is not None:  # finished by another process just now
         return None
-    pool.open(prepared.data)
+    pool.open(replace(prepared.data, scratch=folder.scratch))
     sampler = stack.enter_context(PeakSampler(pool.process_ids, interval_seconds=_SAMPLING_SECONDS))
     write_atomic(
         request.out / "partition.json",

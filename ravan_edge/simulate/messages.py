@@ -104,6 +104,7 @@ class OpenData:
         transfer: Bytes that travel.
         scale: Of the exact sums.
         sets: What can be evaluated, by name.
+        scratch: Where workers may write differences; None: nobody merges them here.
     """
 
     settings: SimulationSettings
@@ -115,11 +116,12 @@ class OpenData:
     transfer: Transfer
     scale: MergeScale
     sets: dict[str, EvaluationSet]
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
 class UseHeads:
-    """From now on train from and evaluate these heads; starts a new sum.
+    """From now on train from and evaluate these heads; what is gathered starts anew.
 
     Args:
         version: Of the heads.
@@ -145,7 +147,7 @@ class TrainDevices(NamedTuple):
 
 
 class Collect(NamedTuple):
-    """Hand over the sum of all differences since the last :class:`UseHeads`."""
+    """Hand over all differences since the last :class:`UseHeads`, or their sum."""
 
 
 class EvaluateBatches(NamedTuple):

@@ -20,6 +20,7 @@ from ravan_edge.data import (
     validation_split,
 )
 from ravan_edge.errors import UsageError
+from ravan_edge.methods import Method, method_for
 from ravan_edge.plans import check_plan
 from ravan_edge.simulate.clock import Clock, flops_per_token
 from ravan_edge.simulate.messages import EvaluationSet, OpenData, Transfer
@@ -43,12 +44,14 @@ class Prepared:
         statistics: How rows lie on devices.
         eligible: Devices that have data, ascending, int64.
         skipped_rows: Rows with an empty text that were left out.
+        method: Of the artifact.
     """
 
     data: OpenData
     statistics: PartitionStatistics
     eligible: NDArray[np.int64]
     skipped_rows: int
+    method: Method
 
     @property
     def devices(self) -> int:
@@ -168,7 +171,7 @@ def prepare(
         sets=sets,
     )
     _check_deadline(data, statistics, eligible)
-    return Prepared(data, statistics, eligible, skipped)
+    return Prepared(data, statistics, eligible, skipped, method_for(manifest))
 
 
 def partition_document(prepared: Prepared, manifest: Manifest) -> dict[str, Any]:

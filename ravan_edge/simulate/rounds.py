@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.errors import WorkerError
-from ravan_edge.methods import Vector
+from ravan_edge.merge import Merged, MergeSettings, merge
 from ravan_edge.simulate.clock import DeviceTime
 from ravan_edge.simulate.cohort import drop_outs, sample_cohort
 from ravan_edge.simulate.messages import DeviceOutcome, UseHeads
@@ -32,6 +32,7 @@ __all__ = [
     "all_bad",
     "check_crashes",
     "finish_round",
+    "kept_heads",
     "next_state",
     "round_report",
     "synchronous_round",
@@ -82,7 +83,7 @@ def synchronous_round(
     seen = state.seen.copy()
     seen[cohort] = True
     pool.open(UseHeads(state.round, state.heads))
-    outcomes, total = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
+    outcomes, gathered = pool.train(cohort[~lost].tolist(), first[~lost].tolist())
     check_crashes(state, outcomes)
     if lost.any():
         outcomes += [
@@ -90,7 +91,13 @@ def synchronous_round(
             for device, new in zip(cohort[lost].tolist(), first[lost].tolist(), strict=True)
         ]
         outcomes.sort()
-    return finish_round(prepared, state, outcomes, total.apply(state.heads), seen)
+    merged = merge(settings.merging, prepared.method, state.heads, gathered, state.moments)
+    return finish_round(prepared, state, outcomes, merged, seen)
+
+
+def kept_heads(settings: MergeSettings, merged: Merged) -> dict[str, Any]:
+    """Keys of a round's line that only a merge has which is more than the mean."""
+    return {} if settings.is_plain else {"heads_kept": merged.kept}
 
 
 def check_crashes(state: RunState, outcomes: list[DeviceOutcome]) -> None:
@@ -111,7 +118,7 @@ def finish_round(
     prepared: Prepared,
     state: RunState,
     outcomes: list[DeviceOutcome],
-    heads: Vector,
+    merged: Merged,
     seen: NDArray[np.bool_],
 ) -> tuple[RunState, RoundReport]:
     """The state after a round, and what happened in it.
@@ -120,16 +127,17 @@ def finish_round(
         prepared: The run.
         state: Before the round.
         outcomes: Of every sampled device, ascending.
-        heads: The merge of those that are ``merged``, float32 [parameters].
+        merged: Of those that are ``merged``.
         seen: Who took part so far, bool [devices].
     """
-    return next_state(state, outcomes, heads, seen, _report(prepared, state, outcomes))
+    report = _report(prepared, state, outcomes, merged)
+    return next_state(state, outcomes, merged, seen, report)
 
 
 def next_state(
     state: RunState,
     outcomes: list[DeviceOutcome],
-    heads: Vector,
+    merged: Merged,
     seen: NDArray[np.bool_],
     report: RoundReport,
 ) -> tuple[RunState, RoundReport]:
@@ -138,10 +146,12 @@ def next_state(
     counts.update(report.counts)
     if not report.counts["merged"]:
         counts["rounds_without_merge"] += 1
+    counts["heads_kept"] += merged.kept
     return replace(
         state,
         round=state.round + 1,
-        heads=heads,
+        heads=merged.heads,
+        moments=merged.moments,
         seen=seen,
         simulated_seconds=state.simulated_seconds + report.seconds,
         counts=dict(counts),
@@ -165,14 +175,22 @@ def _dropped_out(prepared: Prepared, round: int, device: int, first: bool) -> De
     )
 
 
-def _report(prepared: Prepared, state: RunState, outcomes: list[DeviceOutcome]) -> RoundReport:
-    merged = [each for each in outcomes if each.status == "merged"]
+def _report(
+    prepared: Prepared, state: RunState, outcomes: list[DeviceOutcome], merged: Merged
+) -> RoundReport:
+    arrived = [each for each in outcomes if each.status == "merged"]
     deadline = prepared.data.settings.deadline_seconds
-    if deadline is not None and len(merged) < len(outcomes):
+    if deadline is not None and len(arrived) < len(outcomes):
         seconds = deadline
     else:
-        seconds = max((each.seconds for each in merged), default=0.0)
-    report = round_report(state, outcomes, seconds, state.simulated_seconds + seconds)
+        seconds = max((each.seconds for each in arrived), default=0.0)
+    report = round_report(
+        state,
+        outcomes,
+        seconds,
+        state.simulated_seconds + seconds,
+        more=kept_heads(prepared.data.settings.merging, merged),
+    )
     bad = [each for each in outcomes if each.status == "bad_numbers"]
     if bad and len(bad) == len(outcomes) - report.counts["dropped_out"]:
         return replace(report, failure=all_bad(state, bad))

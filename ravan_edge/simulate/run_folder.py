@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ METRICS_NAME = "metrics.jsonl"
 TIMING_NAME = "timing.jsonl"
 CHECKPOINT_NAME = "checkpoint"
 HEADS_FOLDER = "heads"
+SCRATCH_FOLDER = ".differences"
 
 _MOST_PENDING_BYTES = 256 * 1024
 # What may lie beside the files of a run: the demo keeps everything it made in one folder.
@@ -102,6 +104,7 @@ class RunFolder(Closing):
     ) -> None:
         self.path = path
         self.heads_path = path / HEADS_FOLDER
+        self.scratch = path / SCRATCH_FOLDER
         with storage_errors(path, "make the run folder"):
             path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(path)
@@ -114,6 +117,7 @@ class RunFolder(Closing):
                 )
             with storage_errors(path, "make the run folder"):
                 self.heads_path.mkdir(exist_ok=True)
+                shutil.rmtree(self.scratch, ignore_errors=True)  # of a process that was killed
         except BaseException:
             self._lock.close()
             raise
@@ -188,6 +192,7 @@ class RunFolder(Closing):
         with storage_errors(self.path, "sync the run folder"):
             sync_folder(self.path)
         write_atomic(self.path / SUMMARY_NAME, [json_bytes(summary)])
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _keep_timing(self, rounds: int) -> None:
         path = self.path / TIMING_NAME

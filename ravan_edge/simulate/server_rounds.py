@@ -25,7 +25,7 @@ from ravan_edge.artifact import (
 from ravan_edge.device import ServerConnection, refusals_as_errors
 from ravan_edge.device.failures import is_transient
 from ravan_edge.errors import NumericsError, UsageError
-from ravan_edge.merge import RoundRule
+from ravan_edge.merge import Merged, MergeSettings, RoundRule
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.protocol import ServerStatus
 from ravan_edge.simulate.cohort import sample_cohort
@@ -58,6 +58,12 @@ def check_server_settings(settings: SimulationSettings) -> None:
         raise UsageError(
             "together with --server: only synchronous rounds that weigh updates alike are compared",
             where="--mode, --weighting",
+            hint="leave them out, or --server",
+        )
+    if settings.merging != MergeSettings():
+        raise UsageError(
+            "together with --server: how it merges is what `ravan serve` was told",
+            where="--merge and the options beside it",
             hint="leave them out, or --server",
         )
     given = {"--drop-out": settings.drop_out, "--deadline-seconds": settings.deadline_seconds}
@@ -179,7 +185,7 @@ class ServerRounds:
                 heads = self._merged(found, status, state.round, certain=not ahead)
         seen = state.seen.copy()
         seen[sampled] = True
-        return finish_round(self._prepared, state, outcomes, heads, seen)
+        return finish_round(self._prepared, state, outcomes, Merged(heads, None, 0), seen)
 
     # -- before the devices
 

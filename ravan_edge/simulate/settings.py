@@ -7,7 +7,7 @@ from typing import Any
 
 from ravan_edge.data import PartitionSpec, parse_partition
 from ravan_edge.errors import UsageError
-from ravan_edge.merge import MergeScale, RoundRule
+from ravan_edge.merge import MergeScale, MergeSettings, RoundRule
 from ravan_edge.protocol import UploadSettings
 from ravan_edge.simulate.budgets import HeadBudgets, parse_head_budgets
 from ravan_edge.tasks import LENGTH_HELP
@@ -36,6 +36,7 @@ class SimulationSettings:
     local: LocalSettings = field(default_factory=LocalSettings)
     rule: RoundRule = field(default_factory=RoundRule)
     upload: UploadSettings = field(default_factory=UploadSettings)
+    merging: MergeSettings = field(default_factory=MergeSettings)
 
     devices: int | None = option(
         None,
@@ -148,6 +149,9 @@ class SimulationSettings:
                 where="--max-staleness",
                 hint="leave it out, or use --codec int8",
             )
+        self.merging.check(
+            self.rule, self.goal, "--per-round" if self.rule.buffer is None else "--buffer"
+        )
 
     @property
     def partition_spec(self) -> PartitionSpec:
@@ -186,11 +190,12 @@ class SimulationSettings:
         own = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.name not in ("local", "rule", "upload")
+            if item.name not in ("local", "rule", "merging", "upload")
         }
         return {
             **own,
             **self.rule.as_dict(),
+            **self.merging.as_dict(),
             **self.upload.as_dict(),
             **self.local.as_dict(),
         }

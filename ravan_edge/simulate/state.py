@@ -6,7 +6,8 @@
     8 bytes   N, uint64 little-endian
     N bytes   JSON: everything that is no array, and the sizes of what follows
     ...       heads float32, best heads float32 (or nothing), devices seen uint8, pending lines; with
-              --mode async the heads that devices at work train from, a version behind the other
+              --mode async the heads that devices at work train from, a version behind the other; with
+              --server-optimizer its moments
     32 bytes  sha256 of all before
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ravan_edge.errors import StorageError
+from ravan_edge.merge import Moments, ServerOptimizerName
 from ravan_edge.methods import Vector
 from ravan_edge.simulate.at_work import AtWork, RunningTask
 
@@ -92,6 +94,7 @@ class RunState:
         recent: Scores of the last evaluated rounds, at most ``RECENT``, the latest at the end.
         best: The best round so far.
         failure: Why the run can never go on, or None.
+        moments: Of the server's optimiser; None: there is none, or it has not begun.
         at_work: Who trains right now; None: rounds are synchronous, and nobody does between them.
         wall_seconds: Wall time so far; not part of what is equal between equal runs.
         peak_bytes: Largest anonymous memory of a worker so far; neither.
@@ -110,6 +113,7 @@ class RunState:
     best: BestRound | None = None
     failure: str | None = None
     at_work: AtWork | None = None
+    moments: Moments | None = field(default=None, repr=False)
     wall_seconds: float = 0.0
     peak_bytes: int | None = None
 
@@ -174,12 +178,18 @@ def state_to_bytes(state: RunState, metrics_bytes: int, pending: bytes) -> list[
     work = state.at_work
     if work is not None:
         parts += [heads.astype("<f4", copy=False).tobytes() for heads in work.heads.values()]
+    moments = state.moments
+    if moments is not None:
+        parts += [tensor.astype(_stored(tensor)).tobytes() for tensor in moments.tensors.values()]
     document = {name: getattr(state, name) for name in _PLAIN} | {
         "initial": _scores_to_json(state.initial),
         "last": _scores_to_json(state.last),
         "recent": [_scores_to_json(scores) for scores in state.recent],
         "best": None if best is None else [best.round, _scores_to_json(best.scores)],
         "at_work": None if work is None else [list(work.heads), work.tasks],
+        "moments": None
+        if moments is None
+        else [moments.optimizer, {name: _stored(t) for name, t in moments.tensors.items()}],
         "metrics_bytes": metrics_bytes,
         "sizes": [len(part) for part in parts],
     }
@@ -213,6 +223,8 @@ def state_from_bytes(content: bytes, where: str) -> tuple[RunState, int, bytes]:
         position += size
     heads, best_heads, seen, pending, *older = parts
     best = document["best"]
+    later = len(document["moments"][1]) if document["moments"] else 0
+    older, moments = older[: len(older) - later], older[len(older) - later :]
     state = RunState(
         heads=_vector(heads),
         seen=np.frombuffer(seen, np.uint8).astype(np.bool_),
@@ -223,6 +235,7 @@ def state_from_bytes(content: bytes, where: str) -> tuple[RunState, int, bytes]:
         if best is None
         else BestRound(best[0], _scores_from_json(best[1]), _vector(best_heads)),
         at_work=_at_work(document["at_work"], older),
+        moments=_moments(document["moments"], moments),
         **{name: document[name] for name in _PLAIN},
     )
     return state, document["metrics_bytes"], pending
@@ -236,6 +249,24 @@ def _at_work(document: list[Any] | None, older: list[bytes]) -> AtWork | None:
         tasks=tuple(RunningTask(*task) for task in tasks),
         heads=dict(zip(versions, map(_vector, older), strict=True)),
     )
+
+
+def _moments(document: list[Any] | None, contents: list[bytes]) -> Moments | None:
+    if document is None:
+        return None
+    optimizer, kinds = document
+    return Moments(
+        ServerOptimizerName(optimizer),
+        {
+            name: np.frombuffer(content, kind).astype(np.dtype(kind).newbyteorder("="))
+            for (name, kind), content in zip(kinds.items(), contents, strict=True)
+        },
+    )
+
+
+def _stored(tensor: NDArray[Any]) -> str:
+    """The type as which a moment's numbers lie in the file."""
+    return "<i4" if tensor.dtype.kind == "i" else "<f4"
 
 
 def _vector(content: bytes) -> Vector:

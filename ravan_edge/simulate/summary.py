@@ -36,6 +36,7 @@ def build_summary(
     most = max(transfer.upload)
     best = state.best
     statuses = ASYNCHRONOUS_STATUSES if data.settings.rule.is_async else STATUSES
+    kept = {} if data.settings.merging.is_plain else {"heads_kept": state.counts["heads_kept"]}
     return {
         "initial": _scores(state.initial, perplexity),
         "final": {"round": state.round, **_scores(state.last, perplexity)}
@@ -49,6 +50,7 @@ def build_summary(
             "with_data": len(prepared.eligible),
             **{status: state.counts.get(status, 0) for status in statuses},
             "rounds_without_merge": state.counts.get("rounds_without_merge", 0),
+            **kept,
         },
         "upload_bytes_per_update": transfer.upload[most],
         "upload_bytes_by_heads": {str(heads): size for heads, size in transfer.upload.items()},

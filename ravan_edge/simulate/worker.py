@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ravan_edge.artifact import open_artifact
 from ravan_edge.errors import NumericsError, RavanError, WorkerError
-from ravan_edge.merge import ExactSum
+from ravan_edge.merge import Gathered, Gathering
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.plans import RuntimeSettings, open_step
 from ravan_edge.protocol import CodedDifference, code_difference, rounding_stream
@@ -72,7 +72,8 @@ class Worker:
         self._version = 0
         self._staleness: int | None = None
         self._heads: Vector = np.empty(0, np.float32)
-        self._sum: ExactSum | None = None
+        self._gathering: Gathering | None = None
+        self._gatherings = 0
 
     def open_data(self, message: OpenData) -> None:
         """Take the data of the run."""
@@ -80,10 +81,10 @@ class Worker:
         self._orders = {name: rows.by_length() for name, rows in message.sets.items()}
 
     def use_heads(self, message: UseHeads) -> None:
-        """Take the heads of a version and start a new sum."""
+        """Take the heads of a version; what is gathered starts anew."""
         self._version, self._heads = message.version, message.heads
         self._staleness = message.staleness
-        self._sum = ExactSum.empty(len(message.heads), self._known.scale)
+        self._gathering = None
 
     @cached_property
     def _known(self) -> OpenData:
@@ -91,14 +92,29 @@ class Worker:
             raise ValueError("the data come before any work")
         return self._data
 
-    def collect(self) -> ExactSum:
-        """The sum since the last heads."""
-        if self._sum is None:
-            raise ValueError("the heads come before any work")
-        return self._sum
+    def collect(self) -> Gathered:
+        """What was gathered since the last heads."""
+        gathered = self._gather().finished()
+        self._gathering = None
+        return gathered
+
+    def _gather(self) -> Gathering:
+        """Into which differences go; made for the first one, since heads are also evaluated."""
+        if self._gathering is None:
+            data = self._known
+            if data.scratch is None:
+                raise ValueError("nobody merges here")
+            self._gatherings += 1
+            self._gathering = Gathering(
+                data.settings.merging,
+                self._opened.method,
+                data.scale,
+                data.scratch / f"{os.getpid()}-{self._gatherings}.differences",
+            )
+        return self._gathering
 
     def train(self, message: TrainDevices) -> list[DeviceOutcome]:
-        """One local round of each device; the updates of those in time go into the sum."""
+        """One local round of each device; the updates of those in time are gathered."""
         return [
             self._train_device(device, first)
             for device, first in zip(message.devices, message.first, strict=True)
@@ -137,7 +153,7 @@ class Worker:
                 )
                 coded = self._coded(device, result)
                 sent = result.difference if coded is None else coded.received
-                self.collect().add(sent, result.training.mask, weight)
+                self._gather().add(sent, result.training.mask, weight)
                 if coded is not None and coded.residuals is not None:
                     kept = coded.residuals.acknowledged
                     opened.residuals.keep(device, self._merge, self._version, kept)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from ravan_edge.closing import Closing
 from ravan_edge.errors import MemoryLimitError, RavanError, StorageError
-from ravan_edge.merge import ExactSum
+from ravan_edge.merge import Gathered, combined
 from ravan_edge.simulate.channel import receive, send
 from ravan_edge.simulate.messages import (
     BatchScores,
@@ -136,7 +136,7 @@ class WorkerPool(Closing):
 
     def train(
         self, devices: Sequence[int], first: Sequence[bool]
-    ) -> tuple[list[DeviceOutcome], ExactSum]:
+    ) -> tuple[list[DeviceOutcome], Gathered]:
         """One local round of each device from the current heads.
 
         Args:
@@ -144,7 +144,7 @@ class WorkerPool(Closing):
             first: For each, whether it never took part before.
 
         Returns:
-            The outcomes in ascending order, and the sum of the differences of all merged devices.
+            The outcomes in ascending order, and the differences of all merged devices, or their sum.
 
         Raises:
             RavanError: What a worker raised, or that one died.
@@ -156,21 +156,18 @@ class WorkerPool(Closing):
             chunks.append(TrainDevices(list(devices[part]), list(first[part])))
             start += size
         outcomes: list[DeviceOutcome] = []
-        sums: list[ExactSum] = []
+        gathered: list[Gathered] = []
 
-        def take(answer: list[DeviceOutcome] | ExactSum) -> None:
-            if isinstance(answer, ExactSum):
-                sums.append(answer)
-            else:
+        def take(answer: list[DeviceOutcome] | Gathered) -> None:
+            if isinstance(answer, list):
                 outcomes.extend(answer)
+            else:
+                gathered.append(answer)
 
         self._hand_out(chunks, take, last=Collect())
-        # Integer sums: the order of arrival does not matter.
-        total = sums[0]
-        for other in sums[1:]:
-            total.combine(other)
+        # Neither integer sums nor robust rules depend on the order of arrival.
         outcomes.sort()
-        return outcomes, total
+        return outcomes, combined(gathered)
 
     def evaluate(self, name: str, batches: int) -> list[BatchScores]:
         """Scores of all batches of a set, in any order."""

@@ -99,6 +99,7 @@ def version_info(row: VersionRow) -> VersionInfo:
         copy_of=row.copy_of,
         available=not row.deleted,
         scores=None if row.scores is None else json.loads(row.scores),
+        heads_kept=row.heads_kept,
     )
 
 

@@ -161,13 +161,17 @@ class Housekeeper:
             _log,
             logging.INFO,
             Event.ROUND_MERGED,
-            "round %(round)d merged: version %(version)d from %(updates)d updates",
+            "round %(round)d merged: version %(version)d from %(updates)d updates; heads that kept their "
+            "value: %(heads_kept)d",
             round=attempt.round,
             version=version.version,
             updates=len(updates),
+            heads_kept=version.heads_kept,
         )
         self._on_version(version)
         parts.log.drop(attempt.id)
         old = self._writer.submit(lambda work: forget_old(work, settings.keep_versions)).result()
         for row in old:
             parts.blobs.delete(row.heads)
+            if row.moments is not None:
+                parts.blobs.delete(row.moments)

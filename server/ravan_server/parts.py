@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.methods import Method, method_for
@@ -49,6 +50,7 @@ class Parts:
         retry_seconds: How long to wait after a merge that the disk did not let happen.
         meters: What is counted.
         wall_clock: Seconds since 1970 as the system says, for what others say of the time: signatures.
+        scratch: A folder for what is needed only while a merge runs; made when it is.
     """
 
     artifact: Artifact
@@ -61,6 +63,7 @@ class Parts:
     retry_seconds: float = 5.0
     meters: Meters = field(default_factory=Meters)
     wall_clock: Callable[[], float] = field(default=time.time)
+    scratch: Path = Path("merging")
 
     @cached_property
     def method(self) -> Method:

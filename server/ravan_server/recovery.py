@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from ravan_edge.artifact import HEADS_NAME
@@ -48,7 +49,9 @@ def recover(parts: Parts) -> None:
         ends = _ends(transaction.tasks_stored(attempt.id))
         versions = transaction.versions()
     parts.log.recover(attempt.id, ends)
-    parts.blobs.keep({row.heads for row in versions if not row.deleted})
+    kept = [row for row in versions if not row.deleted]
+    parts.blobs.keep({row.heads for row in kept} | {row.moments for row in kept if row.moments})
+    shutil.rmtree(parts.scratch, ignore_errors=True)
 
 
 def _begin(transaction: Transaction, parts: Parts, now: float) -> None:

@@ -35,6 +35,7 @@ from ravan_server.store import SqlStore
 __all__ = [
     "BLOBS_NAME",
     "DATABASE_NAME",
+    "SCRATCH_NAME",
     "UPDATES_NAME",
     "open_coordinator",
     "serve",
@@ -45,6 +46,7 @@ _log = logging.getLogger(__name__)
 DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
+SCRATCH_NAME = "merging"
 _QUEUES = 4
 _OTHER_FILES = 256  # of this process: database, log, blobs that are sent, listening sockets
 # The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
@@ -90,6 +92,7 @@ def open_coordinator(
             clock=clock or steady_clock(),
             retry_seconds=retry_seconds,
             wall_clock=clock or time.time,
+            scratch=state / SCRATCH_NAME,
         )
         return Coordinator(parts, evaluation)
     except BaseException:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ravan_edge.errors import UsageError
 from ravan_edge.hosts import is_loopback
-from ravan_edge.merge import MergeScale, RoundRule
+from ravan_edge.merge import MergeScale, MergeSettings, RoundRule
 from ravan_edge.protocol import UploadSettings
 from ravan_edge.training.options import check_options, option
 from ravan_edge.training.settings import LocalSettings
@@ -38,6 +38,7 @@ class RoundSettings:
     local: LocalSettings = field(default_factory=LocalSettings)
     rule: RoundRule = field(default_factory=RoundRule)
     upload: UploadSettings = field(default_factory=UploadSettings)
+    merging: MergeSettings = field(default_factory=MergeSettings)
 
     goal: int = option(
         3,
@@ -79,6 +80,8 @@ class RoundSettings:
                 hint="a version is made of no more than that; use at most that",
             )
         self.rule.scale(self.goal, self.most_examples)  # refuses what cannot be added up
+        fewest = "--goal" if self.rule.buffer is None else "--buffer"
+        self.merging.check(self.rule, self.enough, fewest if self.minimum is None else "--minimum")
 
     @property
     def places(self) -> int:
@@ -110,6 +113,7 @@ class RoundSettings:
         nested = {
             "local": self.local.as_dict(),
             "rule": self.rule.as_dict(),
+            "merging": self.merging.as_dict(),
             "upload": self.upload.as_dict(),
         }
         own = {
@@ -125,6 +129,7 @@ class RoundSettings:
             local=LocalSettings.from_dict(document.pop("local")),
             rule=RoundRule.from_dict(document.pop("rule")),
             upload=UploadSettings.from_dict(document.pop("upload")),
+            merging=MergeSettings.from_dict(document.pop("merging")),
             **document,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import pairwise
@@ -9,19 +10,22 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from ravan_edge.artifact import Artifact
-from ravan_edge.merge import RoundMode, staleness_factor
+from ravan_edge.artifact import Artifact, heads_metadata, load_heads, tensors_to_bytes
+from ravan_edge.merge import Gathering, merge, staleness_factor
+from ravan_edge.methods import method_for
 from ravan_edge.protocol import Refusal
 from ravan_server.coordinator import Coordinator
+from ravan_server.moments_file import moments_to_bytes, read_moments
 from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
 from ravan_server.settings import RoundSettings
-from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction
+from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction, VersionRow
 from ravan_server.store.schema import attempts
-from tests.server.crash_program import DEVICES, ROUNDS, device
+from tests.server.crash_program import DEVICES, RUNS, device
 from tests.server.server_kit import (
     Clock,
     Counted,
     ask,
+    device_difference,
     device_update,
     merged_heads,
     opened_server,
@@ -32,16 +36,16 @@ from tests.server.server_kit import (
 __all__ = ["check_state", "go_on"]
 
 
-def check_state(artifact: Artifact, state: Path, marks: Iterable[str], mode: RoundMode) -> int:
+def check_state(artifact: Artifact, state: Path, marks: Iterable[str], run: str) -> int:
     """Open a state folder as a restarted server would, and look at all of it. The latest version.
 
     Args:
         artifact: Of the run.
         state: The folder as the crash left it.
         marks: What had been said to others before the crash, a line each.
-        mode: Of its rounds.
+        run: Which of ``crash_program.RUNS`` it is.
     """
-    settings = ROUNDS[mode]
+    settings = RUNS[run]
     with opened_server(artifact, state, Clock(), settings):
         pass  # recovery, and whatever it merges on the way
     store = SqlStore(state / DATABASE_NAME)
@@ -106,7 +110,11 @@ def _check_versions(
             assert settings.enough <= len(updates) <= settings.updates
             blobs = state / BLOBS_NAME
             found = (blobs / version.heads).read_bytes()
-            expected = merged_heads(artifact, blobs / before.heads, updates, before.version)
+            if settings.merging.is_plain:
+                expected = merged_heads(artifact, blobs / before.heads, updates, before.version)
+                assert version.moments is None
+            else:
+                expected = _merged_again(artifact, blobs, before, version, updates, settings)
             assert found == expected, f"version {version.version} is not what its updates make"
     with store.engine.connect() as connection:
         for row in connection.execute(select(attempts)).mappings():
@@ -130,9 +138,39 @@ def _merged(transaction: Transaction, attempt: int, version: int) -> list[Counte
     return found
 
 
-def go_on(artifact: Artifact, state: Path, versions: int, mode: RoundMode) -> str:
+def _merged_again(
+    artifact: Artifact,
+    blobs: Path,
+    before: VersionRow,
+    version: VersionRow,
+    updates: list[Counted],
+    settings: RoundSettings,
+) -> bytes:
+    """The heads file by the kit's own rules, from the version before and its moments."""
+    method, merging = method_for(artifact.manifest), settings.merging
+    heads = method.layout.pack(load_heads(blobs / before.heads, artifact.manifest, artifact.digest))
+    moments = None
+    if before.moments is not None:
+        moments = read_moments(blobs / before.moments, method.layout.size)
+    with tempfile.TemporaryDirectory() as folder:
+        scale = settings.scale
+        gathering = Gathering(merging, method, scale, Path(folder) / "rows")
+        for each in updates:
+            difference = device_difference(artifact, each.device, each.version)
+            gathering.add(difference, None, each.weight)
+        found = merge(merging, method, heads, gathering.finished(), moments)
+    assert version.moments is not None
+    assert found.moments is not None
+    assert (blobs / version.moments).read_bytes() == moments_to_bytes(
+        found.moments, version.version
+    )
+    metadata = heads_metadata(version.version, artifact.digest)
+    return tensors_to_bytes(method.layout.views(found.heads), metadata)
+
+
+def go_on(artifact: Artifact, state: Path, versions: int, run: str) -> str:
     """Finish the run after a crash; the digest of its last heads."""
-    with opened_server(artifact, state, Clock(), ROUNDS[mode]) as server:
+    with opened_server(artifact, state, Clock(), RUNS[run]) as server:
         while server.status().version < versions:
             one_more(server)
         return server.status().heads

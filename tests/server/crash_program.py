@@ -1,6 +1,6 @@
 """A server and its devices in one process, which may be killed at any moment: run as a script.
 
-    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS sync|async
+    python -m tests.server.crash_program ARTIFACT STATE MARKS VERSIONS sync|async|robust
 
 Devices enrol, check in, send updates, some twice; one is shut out; one attempt fails at its deadline, or
 is merged there where rounds are asynchronous. Then one device is always slow: it sends what it found
@@ -22,10 +22,17 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ravan_edge.artifact import open_artifact
-from ravan_edge.merge import RoundMode, RoundRule
+from ravan_edge.merge import (
+    MergeName,
+    MergeSettings,
+    RoundMode,
+    RoundRule,
+    ServerOptimizerName,
+)
 from ravan_edge.protocol import ComeBack, InviteDevices, Refusal, TaskOffer
 from ravan_edge.signing import device_of_key
 from ravan_edge.training import LocalSettings
@@ -42,34 +49,38 @@ from tests.server.server_kit import (
 )
 
 LOCAL = LocalSettings(local_steps=1)
-ROUNDS = {
-    RoundMode.SYNC: RoundSettings(local=LOCAL, goal=3, over_selection=1.4, deadline_seconds=60),
-    RoundMode.ASYNC: RoundSettings(
-        local=LOCAL,
-        rule=RoundRule(RoundMode.ASYNC, buffer=3, max_staleness=2),
-        goal=4,
-        minimum=1,
-        over_selection=1.4,
-        deadline_seconds=60,
+SYNC = RoundSettings(local=LOCAL, goal=3, over_selection=1.4, deadline_seconds=60)
+RUNS = {
+    "sync": SYNC,
+    "async": replace(
+        SYNC, rule=RoundRule(RoundMode.ASYNC, buffer=3, max_staleness=2), goal=4, minimum=1
+    ),
+    # Files beside the heads: rows of differences while it merges, and moments.
+    "robust": replace(
+        SYNC,
+        merging=MergeSettings(
+            MergeName.TRIMMED_MEAN,
+            byzantine=1,
+            max_norm=0.5,
+            server_optimizer=ServerOptimizerName.MOMENTUM,
+        ),
     ),
 }
 DEVICES = 5
 SLOW = 4  # with asynchronous rounds
-DEADLINE_AFTER = {
-    RoundMode.SYNC: 1,
-    RoundMode.ASYNC: 2,
-}  # versions: one more than has a stale update
-VERSIONS = {RoundMode.SYNC: 2, RoundMode.ASYNC: 3}
+# Versions; in the asynchronous run one more than has a stale update.
+DEADLINE_AFTER = {"sync": 1, "async": 2, "robust": 1}
+VERSIONS = {"sync": 2, "async": 3, "robust": 2}
 PATIENCE_SECONDS = 10
 MOST_ROUNDS = 20
 
 
-def main(artifact: Path, state: Path, marks: Path, versions: int, mode: RoundMode) -> None:
+def main(artifact: Path, state: Path, marks: Path, versions: int, run: str) -> None:
     """Until there are so many versions."""
     descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     clock = Clock()
     unsent: list[TaskOffer] = []
-    with opened_server(open_artifact(artifact), state, clock, ROUNDS[mode]) as server:
+    with opened_server(open_artifact(artifact), state, clock, RUNS[run]) as server:
         if server.status().version == 0:
             enrol_all(server, descriptor)
         for _ in range(MOST_ROUNDS):
@@ -77,7 +88,7 @@ def main(artifact: Path, state: Path, marks: Path, versions: int, mode: RoundMod
                 break
             status = server.status()
             mark(descriptor, f"version {status.version} {status.heads}")
-            if status.version == DEADLINE_AFTER[mode] and not status.failed_attempts:
+            if status.version == DEADLINE_AFTER[run] and not status.failed_attempts:
                 wait_for_a_deadline(server, descriptor, clock)
             one_round(server, descriptor, unsent)
         status = server.status()
@@ -186,5 +197,5 @@ if __name__ == "__main__":
         Path(sys.argv[2]),
         Path(sys.argv[3]),
         int(sys.argv[4]),
-        RoundMode(sys.argv[5]),
+        sys.argv[5],
     )

@@ -15,6 +15,7 @@ import numpy as np
 import uvicorn
 
 from ravan_edge.artifact import Artifact, Role, heads_metadata, load_heads, tensors_to_bytes
+from ravan_edge.merge import Weight
 from ravan_edge.methods import Vector, method_for
 from ravan_edge.protocol import (
     CheckIn,
@@ -160,6 +161,11 @@ class Counted:
     version: int
     count: int = 1
     factor: int = 1 << 32
+
+    @property
+    def weight(self) -> Weight:
+        """As the kit has it."""
+        return Weight(self.count, self.factor)
 
 
 def expected_heads(artifact: Artifact, before: Path, devices: list[int], version: int) -> bytes:

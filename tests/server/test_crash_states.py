@@ -14,19 +14,19 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.merge import FULL_FACTOR, RoundMode, staleness_factor
+from ravan_edge.merge import FULL_FACTOR, staleness_factor
 from ravan_server.serving import DATABASE_NAME
 from ravan_server.store import SqlStore, TaskState
 from tests.faults.conftest import RecordingOf, recorder_library, recording_of
 from tests.faults.crash_states import CrashState, crash_states
 from tests.faults.recorder import Fault, Recording
 from tests.server.crash_checks import check_state, go_on
-from tests.server.crash_program import VERSIONS
+from tests.server.crash_program import RUNS, VERSIONS
 from tests.tiny_artifact import make_tiny_artifact
 
 __all__ = ["recorder_library", "recording_of"]
 
-BOTH = pytest.mark.parametrize("mode", list(RoundMode))
+EACH = pytest.mark.parametrize("kind", list(RUNS))
 
 
 @pytest.fixture(scope="module")
@@ -34,71 +34,68 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_tiny_artifact(tmp_path_factory.mktemp("crash") / "artifact")
 
 
-def run(
-    artifact: Artifact, recording: Recording, mode: RoundMode, fault: Fault | None = None
-) -> int:
+def run(artifact: Artifact, recording: Recording, kind: str, fault: Fault | None = None) -> int:
     environment = recording.env() if fault is None else recording.env(fault)
     command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
     marks = environment["RECORDER_MARKS"]
     state = str(recording.folder)
     return subprocess.run(
-        [*command, state, marks, str(VERSIONS[mode]), str(mode)], env=environment, check=False
+        [*command, state, marks, str(VERSIONS[kind]), kind], env=environment, check=False
     ).returncode
 
 
-def check_all(artifact: Artifact, states: list[CrashState], folder: Path, mode: RoundMode) -> None:
+def check_all(artifact: Artifact, states: list[CrashState], folder: Path, kind: str) -> None:
     for state in states:
         state.write_to(folder)
         try:
-            check_state(artifact, folder, state.marks, mode)
+            check_state(artifact, folder, state.marks, kind)
             if state.at % 10 == 0:
-                go_on(artifact, folder, VERSIONS[mode] + 1, mode)
+                go_on(artifact, folder, VERSIONS[kind] + 1, kind)
         except BaseException as error:
             error.add_note(state.label)
             raise
 
 
-@BOTH
+@EACH
 def test_after_any_crash_every_promise_is_kept(
-    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, mode: RoundMode
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, kind: str
 ) -> None:
     recording = recording_of(tmp_path / "state")
-    assert run(artifact, recording, mode) == 0
+    assert run(artifact, recording, kind) == 0
     states = list(crash_states(recording.trace()))
     assert len(states) > 1000
-    assert len({state.marks for state in states}) > 2 * 3 * VERSIONS[mode], (
+    assert len({state.marks for state in states}) > 2 * 3 * VERSIONS[kind], (
         "marks lie between operations"
     )
-    check_all(
-        artifact, states[::40], tmp_path / "crashed", mode
-    )  # all of them in the slow test below
+    some = states[::60]  # all of them in the slow test below
+    check_all(artifact, some, tmp_path / "crashed", kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
-@BOTH
+@EACH
 def test_after_all_crashes_every_promise_is_kept(
-    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, part: int, mode: RoundMode
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, part: int, kind: str
 ) -> None:
     recording = recording_of(tmp_path / "state")
-    assert run(artifact, recording, mode) == 0
-    check_all(artifact, list(crash_states(recording.trace()))[part::4], tmp_path / "crashed", mode)
+    assert run(artifact, recording, kind) == 0
+    check_all(artifact, list(crash_states(recording.trace()))[part::4], tmp_path / "crashed", kind)
 
 
-@BOTH
+@EACH
 def test_a_crash_in_recovery_is_like_any_other(
-    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, mode: RoundMode
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, kind: str
 ) -> None:
     """The run is killed in its middle; the states of the second process, from its first write on."""
     first = recording_of(tmp_path / "state")
-    assert run(artifact, first, mode, Fault(at=90)) != 0
+    assert run(artifact, first, kind, Fault(at=90)) != 0
     promised = first.trace().marks
     second = recording_of(tmp_path / "state")
-    assert run(artifact, second, mode) == 0
+    assert run(artifact, second, kind) == 0
     states = list(crash_states(second.trace()))
     for state in states[:60:6]:
         state.write_to(tmp_path / "crashed")
-        check_state(artifact, tmp_path / "crashed", [*promised, *state.marks], mode)
+        check_state(artifact, tmp_path / "crashed", [*promised, *state.marks], kind)
 
 
 def faults(step: int, last: int) -> list[Fault]:
@@ -110,34 +107,34 @@ def faults(step: int, last: int) -> list[Fault]:
 
 
 @pytest.mark.parametrize("fault", faults(110, 360), ids=str)
-@BOTH
+@EACH
 def test_a_disk_that_fails_loses_nothing(
-    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, mode: RoundMode
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, kind: str
 ) -> None:
-    check_fault(artifact, recording_of, tmp_path, fault, mode)
+    check_fault(artifact, recording_of, tmp_path, fault, kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", faults(13, 360), ids=str)
-@BOTH
+@EACH
 def test_a_disk_that_fails_anywhere_loses_nothing(
-    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, mode: RoundMode
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, kind: str
 ) -> None:
-    check_fault(artifact, recording_of, tmp_path, fault, mode)
+    check_fault(artifact, recording_of, tmp_path, fault, kind)
 
 
 def check_fault(
-    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, mode: RoundMode
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, kind: str
 ) -> None:
     """With a disk that fails for ever the program may end; then another one goes on without faults."""
     recording = recording_of(tmp_path / "state")
-    run(artifact, recording, mode, fault)
+    run(artifact, recording, kind, fault)
     promised = list(recording.trace().marks)
-    check_state(artifact, recording.folder, promised, mode)
+    check_state(artifact, recording.folder, promised, kind)
     again = recording_of(tmp_path / "state")
-    assert run(artifact, again, mode) == 0
+    assert run(artifact, again, kind) == 0
     marks = [*promised, *again.trace().marks]
-    assert check_state(artifact, recording.folder, marks, mode) >= VERSIONS[mode]
+    assert check_state(artifact, recording.folder, marks, kind) >= VERSIONS[kind]
 
 
 def test_the_recorded_run_has_what_it_is_recorded_for(
@@ -145,7 +142,7 @@ def test_the_recorded_run_has_what_it_is_recorded_for(
 ) -> None:
     """A merged update that was stale, a task that its deadline ended, and a device that was shut out."""
     recording = recording_of(tmp_path / "state")
-    assert run(artifact, recording, RoundMode.ASYNC) == 0
+    assert run(artifact, recording, "async") == 0
     store = SqlStore(recording.folder / DATABASE_NAME)
     with store.reading() as transaction:
         last = transaction.attempt().id

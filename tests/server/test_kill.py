@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.merge import RoundMode
 from tests.server.crash_checks import check_state, go_on
 from tests.tiny_artifact import make_tiny_artifact
 
 VERSIONS = 3
-BOTH = pytest.mark.parametrize("mode", list(RoundMode))
+EACH = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 @pytest.fixture(scope="module")
@@ -25,35 +24,31 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return make_tiny_artifact(tmp_path_factory.mktemp("kill") / "artifact")
 
 
-def program(
-    artifact: Artifact, state: Path, marks: Path, mode: RoundMode
-) -> subprocess.Popen[bytes]:
+def program(artifact: Artifact, state: Path, marks: Path, kind: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.server.crash_program", str(artifact.folder)]
-    return subprocess.Popen([*command, str(state), str(marks), str(VERSIONS), str(mode)])
+    return subprocess.Popen([*command, str(state), str(marks), str(VERSIONS), kind])
 
 
 def lines(marks: Path) -> list[str]:
     return marks.read_text().splitlines() if marks.exists() else []
 
 
-@BOTH
-def test_without_a_kill_it_ends(artifact: Artifact, tmp_path: Path, mode: RoundMode) -> None:
+@EACH
+def test_without_a_kill_it_ends(artifact: Artifact, tmp_path: Path, kind: str) -> None:
     state, marks = tmp_path / "state", tmp_path / "marks"
-    assert program(artifact, state, marks, mode).wait() == 0
-    assert check_state(artifact, state, lines(marks), mode) == VERSIONS
+    assert program(artifact, state, marks, kind).wait() == 0
+    assert check_state(artifact, state, lines(marks), kind) == VERSIONS
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
-@BOTH
-def test_killed_at_any_moment(
-    artifact: Artifact, tmp_path: Path, seed: int, mode: RoundMode
-) -> None:
+@EACH
+def test_killed_at_any_moment(artifact: Artifact, tmp_path: Path, seed: int, kind: str) -> None:
     """Each process is killed a moment after something it said, often while it writes."""
     moments = random.Random(seed)
     state, marks = tmp_path / "state", tmp_path / "marks"
     for _ in range(50):
         said = len(lines(marks))
-        process = program(artifact, state, marks, mode)
+        process = program(artifact, state, marks, kind)
         patience = time.monotonic() + 60
         wanted = said + moments.randint(1, 6)
         while process.poll() is None and len(lines(marks)) < wanted:
@@ -63,8 +58,8 @@ def test_killed_at_any_moment(
         process.send_signal(signal.SIGKILL)
         if process.wait() == 0:
             break
-        check_state(artifact, state, lines(marks), mode)
+        check_state(artifact, state, lines(marks), kind)
     else:
         pytest.fail("50 processes did not reach the end")
-    assert check_state(artifact, state, lines(marks), mode) == VERSIONS
-    assert go_on(artifact, state, VERSIONS + 1, mode)
+    assert check_state(artifact, state, lines(marks), kind) == VERSIONS
+    assert go_on(artifact, state, VERSIONS + 1, kind)

@@ -13,7 +13,7 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.cli.common import DataSettings
-from ravan_edge.merge import RoundMode, RoundRule
+from ravan_edge.merge import MergeSettings, RoundRule
 from ravan_edge.protocol import KINDS, Reason, UploadSettings
 from ravan_edge.training import LocalSettings
 from ravan_edge.training.options import option_infos, option_name
@@ -33,6 +33,7 @@ def test_every_option_is_there_and_no_other() -> None:
     classes = (
         RoundSettings,
         RoundRule,
+        MergeSettings,
         UploadSettings,
         ServerSettings,
         LocalSettings,
@@ -79,9 +80,11 @@ def _cells(row: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
 
 
-@pytest.mark.parametrize("kind", [RoundSettings, RoundRule, UploadSettings, ServerSettings])
+@pytest.mark.parametrize(
+    "kind", [RoundSettings, RoundRule, MergeSettings, UploadSettings, ServerSettings]
+)
 def test_every_default_is_the_one_of_the_code(
-    kind: type[RoundSettings | RoundRule | UploadSettings | ServerSettings],
+    kind: type[RoundSettings | RoundRule | MergeSettings | UploadSettings | ServerSettings],
 ) -> None:
     for item, _ in option_infos(kind):
         row = next(line for line in OPTIONS.splitlines() if f"`{option_name(item.name)}`" in line)
@@ -127,7 +130,8 @@ def _shown(default: object) -> str:
 
 def test_every_file_of_the_state_is_there() -> None:
     table = PAGE.split("## The state folder")[1]
-    for name in (serving.DATABASE_NAME, f"{serving.UPDATES_NAME}/", f"{serving.BLOBS_NAME}/"):
+    folders = (serving.UPDATES_NAME, serving.BLOBS_NAME, serving.SCRATCH_NAME)
+    for name in (serving.DATABASE_NAME, *(f"{folder}/" for folder in folders)):
         assert f"`{name}`" in table
     for path in re.findall(r"tests/server/\w+\.py", PAGE):
         assert (Path(__file__).resolve().parents[2] / path).is_file()
@@ -179,5 +183,5 @@ def test_a_copy_of_a_frozen_server_is_a_backup(artifact: Artifact, tmp_path: Pat
     assert process.returncode == 0
     assert len(copies) >= 3
     for copy, promised in copies:
-        latest = check_state(artifact, copy, promised, RoundMode.SYNC)
-        assert go_on(artifact, copy, latest + 1, RoundMode.SYNC)
+        latest = check_state(artifact, copy, promised, "sync")
+        assert go_on(artifact, copy, latest + 1, "sync")

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from ravan_edge.closing import Closing
-from ravan_edge.merge import ExactSum
+from ravan_edge.merge import Gathered
 from ravan_edge.simulate.messages import (
     BatchScores,
     DeviceOutcome,
@@ -50,7 +50,7 @@ class InProcessPool(Closing):
 
     def train(
         self, devices: Sequence[int], first: Sequence[bool]
-    ) -> tuple[list[DeviceOutcome], ExactSum]:
+    ) -> tuple[list[DeviceOutcome], Gathered]:
         outcomes = self.worker.train(TrainDevices(list(devices), list(first)))
         return outcomes, self.worker.collect()
 

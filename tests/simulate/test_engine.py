@@ -290,8 +290,14 @@ def test_the_command_repeats_the_run(request_for: RequestFor) -> None:
 
 def test_as_dict_holds_every_setting() -> None:
     settings = SimulationSettings()
-    names = {item.name for item in dataclasses.fields(settings)} - {"local", "rule", "upload"}
+    names = {item.name for item in dataclasses.fields(settings)} - {
+        "local",
+        "rule",
+        "merging",
+        "upload",
+    }
     names |= {item.name for item in dataclasses.fields(settings.local)}
     names |= {item.name for item in dataclasses.fields(settings.rule)}
+    names |= {item.name for item in dataclasses.fields(settings.merging)}
     names |= {item.name for item in dataclasses.fields(settings.upload)}
     assert settings.as_dict().keys() == names

@@ -154,6 +154,9 @@ class VersionRow:
         copy_of: The older version that an operator went back to; None: it was merged.
         deleted: Whether its heads file is gone, by the retention rule.
         scores: What an evaluation found, as JSON; None: not evaluated.
+        heads_kept: Heads (the task head is one of them) that kept their value, since fewer devices trained
+            them than the merge needs; None: nothing was merged.
+        moments: The sha256 of what the server's optimiser remembers; None: nothing.
     """
 
     version: int
@@ -165,6 +168,8 @@ class VersionRow:
     copy_of: int | None = None
     deleted: bool = False
     scores: str | None = None
+    heads_kept: int | None = None
+    moments: str | None = None
 
 
 @dataclass(frozen=True)

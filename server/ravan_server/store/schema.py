@@ -113,6 +113,8 @@ versions = Table(
     Column("copy_of", Integer),
     Column("deleted", Boolean, nullable=False),
     Column("scores", Text),
+    Column("heads_kept", Integer),
+    Column("moments", String(64)),
 )
 
 invitations = Table(
