@@ -64,6 +64,7 @@ def test_a_round_is_counted(serve: Serve) -> None:
     assert value(during, "ravan_goal") == 2
     client.put(path_of(offers[1]), bodies[1])
     served.until(lambda status: status.version == 1)
+    served.coordinator.turn()  # what follows a merge is done
     found = samples(client)
     assert value(found, "ravan_check_ins_total", answer="task") == 2
     assert value(found, "ravan_check_ins_total", answer="round_full") == 1

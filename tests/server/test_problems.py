@@ -17,7 +17,7 @@ from tests.server.devices import message, offered, path_of, update_of
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
+        "/v1",
         "/v1",
         "/v2/status",
         "/v1/status/",
