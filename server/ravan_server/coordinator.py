@@ -85,7 +85,6 @@ class Coordinator:
         self._asking = 0
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
-        self._trusted = True
         signature = read_signature(parts.artifact, parts.clock())
         recover(parts)
         # A copy: in the artifact's folder it may be renewed while devices ask for this one.
@@ -97,7 +96,7 @@ class Coordinator:
             parts.log,
             self._clock,
             self._committed,
-            lambda: self._view if self._trusted else None,
+            lambda: self._view,
         )
         self.members = Members(self._store, self._writer)
         self._housekeeper = Housekeeper(
@@ -338,12 +337,9 @@ class Coordinator:
             self._asking += more
 
     def _committed(self, work: Work | None) -> None:
-        self._trusted = self._trusted and work is not None
-        if not self._trusted or work is None or not self._view.follow(work):
-            self._trusted = False  # until it is read again, which may fail
-            with self._store.reading() as transaction:
+        if work is None or not self._view.follow(work):
+            with self._store.reading() as transaction:  # may fail: then the next commit tries again
                 self._view = View.load(transaction)
-            self._trusted = True
         attempt = self._view.attempt
         if attempt.state is AttemptState.CLOSED:
             self._typical_seconds = attempt.running_seconds(attempt.ended_at or 0.0)

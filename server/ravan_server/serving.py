@@ -28,7 +28,7 @@ from ravan_server.operator_token import operator_token
 from ravan_server.parts import Parts
 from ravan_server.replay import ReplayGuard
 from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import SqlStore
+from ravan_server.store import open_store
 from ravan_server.tls import tls_context
 
 __all__ = [
@@ -76,7 +76,7 @@ def open_coordinator(
         UsageError: It belongs to another artifact.
         StorageError: It cannot be made or read.
     """
-    store = SqlStore(state / DATABASE_NAME)
+    store = open_store(state / DATABASE_NAME, settings.database, settings.database_file)
     try:
         log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
         parts = Parts(artifact, store, log, blobs, rounds, settings, clock, retry_seconds)

@@ -26,7 +26,7 @@ from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.serving import DATABASE_NAME
 from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import SqlStore, TaskRow, TaskState
+from ravan_server.store import SqliteStore, TaskRow, TaskState
 from tests.server.server_kit import (
     Clock,
     Counted,
@@ -96,7 +96,7 @@ def refusal(server: Coordinator, offer: TaskOffer) -> Refusal:
 
 
 def rows(state: Path) -> dict[str, TaskRow]:
-    store = SqlStore(state / DATABASE_NAME)
+    store = SqliteStore(state / DATABASE_NAME)
     try:
         with store.reading() as transaction:
             last = transaction.attempt().id

@@ -74,6 +74,11 @@ class Transaction(Protocol):
         """Who may take part."""
         ...
 
+    @property
+    def revision(self) -> int:
+        """How many transactions have written, this one included: a copy of another one is old."""
+        ...
+
     def run(self) -> RunRow | None:
         """The run, if there is one."""
         ...
