@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from tests.services.postgresql import (
     PASSWORD,
     Postgresql,
     missing_postgresql,
+    postgresql_binaries,
     postgresql_server,
 )
 from tests.tiny_artifact import make_tiny_artifact
@@ -229,6 +231,37 @@ def test_two_runs_can_have_a_schema_each(
         with opened_server(artifact, folder, Clock(), ROUNDS, settings_of(url)) as server:
             one_round(server)
             assert server.status().version == 1
+
+
+def test_a_backup_of_both_can_be_restored(
+    artifact: Artifact, tmp_path: Path, postgresql: Postgresql
+) -> None:
+    """As docs/server.md says."""
+    url, state, dump = postgresql.url(postgresql.new_database()), tmp_path / "state", tmp_path / "b"
+    binaries = postgresql_binaries()
+    assert binaries is not None
+    with opened_server(artifact, state, Clock(), ROUNDS, settings_of(url)) as server:
+        one_round(server)
+        offers = [ask(server, f"device-{number:03}") for number in range(2)]
+        send(server, device_update(artifact, offers[0]), offers[0].task)
+    command = [binaries / "pg_dump", "--format=custom", f"--file={dump}", url]
+    subprocess.run(command, check=True, timeout=60)
+    shutil.copytree(state, tmp_path / "backup")
+
+    with opened_server(artifact, state, Clock(), ROUNDS, settings_of(url)) as server:
+        send(server, device_update(artifact, offers[1]), offers[1].task)
+        wait_for(server, 2)
+        one_round(server)
+
+    command = [binaries / "pg_restore", "--clean", "--if-exists", f"--dbname={url}", dump]
+    subprocess.run(command, check=True, timeout=60)
+    shutil.rmtree(state)
+    shutil.copytree(tmp_path / "backup", state)
+    with opened_server(artifact, state, Clock(), ROUNDS, settings_of(url)) as server:
+        assert (server.status().version, server.status().accepted) == (1, 1)
+        send(server, device_update(artifact, offers[1]), offers[1].task)
+        wait_for(server, 2)
+        one_round(server)
 
 
 def test_the_command_serves_from_it_and_shows_no_password(

@@ -18,14 +18,20 @@ from typing import Any
 
 import psycopg
 
-__all__ = ["PASSWORD", "Postgresql", "missing_postgresql", "postgresql_server"]
+__all__ = [
+    "PASSWORD",
+    "Postgresql",
+    "missing_postgresql",
+    "postgresql_binaries",
+    "postgresql_server",
+]
 
 PASSWORD = "never-in-a-log"
 _SECONDS = 60
 _names = count()
 
 
-def _binaries() -> Path | None:
+def postgresql_binaries() -> Path | None:
     """The folder with initdb: Debian keeps it out of the PATH."""
     found = shutil.which("initdb")
     folders = [Path(found).parent] if found else []
@@ -35,7 +41,7 @@ def _binaries() -> Path | None:
 
 def missing_postgresql() -> str | None:
     """Why there is none; None: there is."""
-    if _binaries() is None:
+    if postgresql_binaries() is None:
         return "no PostgreSQL here: apt-get install postgresql"
     return None
 
@@ -79,7 +85,7 @@ class Postgresql:
 
     def start(self) -> None:
         """Until it takes connections."""
-        binaries = _binaries()
+        binaries = postgresql_binaries()
         assert binaries is not None
         command = [binaries / "postgres", "-D", self.folder / "data", "-k", self.folder]
         command += ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", *self.options]
@@ -110,7 +116,7 @@ class Postgresql:
 @contextmanager
 def postgresql_server(*options: str) -> Iterator[Postgresql]:
     """A server that ends with the block; options as ``postgres`` takes them."""
-    binaries = _binaries()
+    binaries = postgresql_binaries()
     assert binaries is not None
     folder = Path(tempfile.mkdtemp(prefix="ravan-postgresql-"))
     try:
