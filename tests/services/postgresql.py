@@ -34,8 +34,8 @@ _names = count()
 def postgresql_binaries() -> Path | None:
     """The folder with initdb: Debian keeps it out of the PATH."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else []
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    folders += [Path(found).resolve().parent] if found else []
     return next((each for each in folders if (each / "initdb").exists()), None)
 
 
