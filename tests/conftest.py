@@ -25,6 +25,8 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from tests.services.postgresql import Postgresql, missing_postgresql, postgresql_server
+
 # Shared machines stall: a deadline per example would only measure the neighbours.
 settings.register_profile(
     "ravan", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -40,6 +42,17 @@ BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgresql]:
+    """A real PostgreSQL, for all tests of this process: each takes a database of its own."""
+    missing = missing_postgresql()
+    if missing is not None:
+        pytest.skip(missing)
+    # Nothing here loses power: what that needs is the server's own business, and slow.
+    with postgresql_server("-c", "fsync=off", "-c", "full_page_writes=off") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

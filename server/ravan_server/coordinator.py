@@ -104,7 +104,7 @@ class Coordinator:
             parts.log,
             self._clock,
             self._committed,
-            lambda: self._view if self._trusted else None,
+            lambda: self._view,
             parts.meters,
         )
         self.history = History(self._store, self._clock)
@@ -366,12 +366,9 @@ class Coordinator:
             self._asking += more
 
     def _committed(self, work: Work | None) -> None:
-        self._trusted = self._trusted and work is not None
-        if not self._trusted or work is None or not self._view.follow(work):
-            self._trusted = False  # until it is read again, which may fail
-            with self._store.reading() as transaction:
+        if work is None or not self._view.follow(work):
+            with self._store.reading() as transaction:  # may fail: then the next commit tries again
                 self._view = View.load(transaction)
-            self._trusted = True
         attempt = self._view.attempt
         if attempt.state is AttemptState.CLOSED:
             self._typical_seconds = attempt.running_seconds(attempt.ended_at or 0.0)

@@ -39,7 +39,12 @@ _IDS_AT_ONCE = 32
 
 
 class Memory(Protocol):
-    """What the store held at the last commit, as far as operations ask for it."""
+    """What the store held after a commit, as far as operations ask for it."""
+
+    @property
+    def revision(self) -> int:
+        """Of the store then."""
+        ...
 
     @property
     def attempt(self) -> Attempt:
@@ -70,6 +75,7 @@ class Work:
         now: Seconds since 1970.
         attempt: The latest attempt. Operations change it through :meth:`save`.
         memory: What the store held when the transaction began; None: it is asked for everything.
+        revision: Of the store, after this transaction.
         changed_tasks: Rows that were written, for whoever keeps a copy.
     """
 
@@ -78,6 +84,7 @@ class Work:
     now: float
     attempt: Attempt
     memory: Memory | None = None
+    revision: int = 0
     changed_tasks: list[TaskRow] = field(default_factory=list)
     _stored: Attempt = field(init=False)
     _ids: list[str] = field(default_factory=list)
@@ -207,8 +214,8 @@ class GroupCommit:
         clock: Seconds since 1970.
         on_commit: Called in the writer's thread after every commit, before anybody is answered;
             with None after one that failed, when nobody knows what the store holds. It may raise.
-        memory: What the last call of ``on_commit`` left behind, to spare reading it; it holds all that
-            the store does.
+        memory: What the last call of ``on_commit`` left behind, to spare reading it. It is not looked at
+            where the store was written since: by another process, or by a commit whose end nobody saw.
         meters: What counts commits.
     """
 
@@ -281,14 +288,18 @@ class GroupCommit:
             batch.append(item)
         return False
 
+    def _work(self, transaction: Transaction) -> Work:
+        memory, revision = self._memory(), transaction.revision
+        if memory is not None and memory.revision != revision - 1:
+            memory = None
+        return Work(transaction, self._log, self._clock(), transaction.attempt(), memory, revision)
+
     def _commit(self, batch: list[_Waiting]) -> None:
         answers: list[tuple[Future[Any], Any, Refusal | None]] = []
         began, count = time.perf_counter(), len(batch)
         try:
             with self._store.writing() as transaction:
-                work = Work(
-                    transaction, self._log, self._clock(), transaction.attempt(), self._memory()
-                )
+                work = self._work(transaction)
                 work.expect(each.device for each in batch if each.device is not None)
                 for each in batch:
                     try:

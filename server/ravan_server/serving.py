@@ -30,7 +30,7 @@ from ravan_server.http.tls import tls_context
 from ravan_server.open_files import open_files
 from ravan_server.parts import Parts, steady_clock
 from ravan_server.settings import DEFAULT_CONNECTIONS, RoundSettings, ServerSettings
-from ravan_server.store import SqlStore
+from ravan_server.store import open_store
 
 __all__ = [
     "BLOBS_NAME",
@@ -79,7 +79,7 @@ def open_coordinator(
         UsageError: It belongs to another artifact.
         StorageError: It cannot be made or read.
     """
-    store = SqlStore(state / DATABASE_NAME)
+    store = open_store(state / DATABASE_NAME, settings.database, settings.database_file)
     try:
         log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
         parts = Parts(

@@ -25,6 +25,7 @@ _ROUNDS = "Rounds"
 _NETWORK = "Network"
 _ACCESS = "Access"
 _WATCHING = "Watching"
+_STORAGE = "Storage"
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,17 @@ class ServerSettings:
     )
     unmetered: bool = option(
         False, "Give tasks only to devices that say their network costs nothing.", group=_ROUNDS
+    )
+    database: str | None = option(
+        None,
+        "PostgreSQL to keep the state in, postgresql://user@host/database; no password in it. "
+        "Default: SQLite in --state.",
+        group=_STORAGE,
+    )
+    database_file: Path | None = option(
+        None,
+        "File with the address of PostgreSQL, which may hold a password.",
+        group=_STORAGE,
     )
     enrolment: bool = option(
         False,

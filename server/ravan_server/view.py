@@ -31,6 +31,7 @@ class View:
         earlier: Attempts that gave out what is still out, and the versions they started from, by id.
         devices: How many devices ever had a task.
         failed_attempts: How many attempts failed.
+        revision: Of the store.
     """
 
     attempt: Attempt
@@ -40,6 +41,7 @@ class View:
     earlier: dict[int, tuple[Attempt, VersionRow]] = field(default_factory=dict)
     devices: int = 0
     failed_attempts: int = 0
+    revision: int = 0
 
     @classmethod
     def load(cls, transaction: Transaction) -> View:
@@ -50,6 +52,7 @@ class View:
             transaction.latest_version(),
             devices=transaction.devices(),
             failed_attempts=transaction.attempts(AttemptState.FAILED),
+            revision=transaction.revision,
         )
         view._remember(transaction.tasks(attempt.id))
         view._remember(transaction.tasks_stored(attempt.id))
@@ -63,11 +66,13 @@ class View:
         return view
 
     def follow(self, work: Work) -> bool:
-        """Take over what a commit changed; False: another attempt began, load it."""
+        """Take over what a commit changed; False: another attempt began, or others wrote: load it."""
+        if work.revision != self.revision + 1:
+            return False
         if work.attempt.id != self.attempt.id or work.attempt.state is AttemptState.MERGED:
             return False
         self._remember(work.changed_tasks)
-        self.attempt = work.attempt
+        self.attempt, self.revision = work.attempt, work.revision
         self.devices = max(self.devices, *(row.number + 1 for row in work.changed_tasks), 0)
         return True
 

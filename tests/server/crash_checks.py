@@ -18,7 +18,14 @@ from ravan_server.coordinator import Coordinator
 from ravan_server.moments_file import moments_to_bytes, read_moments
 from ravan_server.serving import BLOBS_NAME, DATABASE_NAME, UPDATES_NAME
 from ravan_server.settings import RoundSettings
-from ravan_server.store import SqlStore, TaskRow, TaskState, Transaction, VersionRow
+from ravan_server.store import (
+    SqliteStore,
+    SqlStore,
+    TaskRow,
+    TaskState,
+    Transaction,
+    VersionRow,
+)
 from ravan_server.store.schema import attempts
 from tests.server.crash_program import DEVICES, RUNS, device
 from tests.server.server_kit import (
@@ -48,7 +55,7 @@ def check_state(artifact: Artifact, state: Path, marks: Iterable[str], run: str)
     settings = RUNS[run]
     with opened_server(artifact, state, Clock(), settings):
         pass  # recovery, and whatever it merges on the way
-    store = SqlStore(state / DATABASE_NAME)
+    store = SqliteStore(state / DATABASE_NAME)
     try:
         with store.reading() as transaction:
             latest = transaction.latest_version().version

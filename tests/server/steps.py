@@ -12,7 +12,7 @@ from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.serving import DATABASE_NAME
 from ravan_server.settings import RoundSettings
-from ravan_server.store import SqlStore, TaskRow
+from ravan_server.store import SqliteStore, TaskRow
 from tests.server.server_kit import ask, device_update, send
 
 __all__ = ["LOCAL", "do", "heads", "refusal", "rounds", "rows", "task", "wait_reason"]
@@ -57,7 +57,7 @@ def refusal(server: Coordinator, offer: TaskOffer) -> Refusal:
 
 
 def rows(state: Path) -> dict[str, TaskRow]:
-    store = SqlStore(state / DATABASE_NAME)
+    store = SqliteStore(state / DATABASE_NAME)
     try:
         with store.reading() as transaction:
             last = transaction.attempt().id

@@ -23,7 +23,7 @@ from ravan_edge.protocol import (
 from ravan_edge.training import LocalSettings
 from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
-from ravan_server.store import SqlStore
+from ravan_server.store import SqliteStore
 from tests.server.server_kit import (
     Clock,
     ask,
@@ -273,15 +273,15 @@ def test_a_disk_that_fails_altogether_stops_nothing_for_ever(
 ) -> None:
     """Neither written nor read: the writer goes on, and knows again what is stored once it can."""
 
-    def fails(store: SqlStore) -> None:
+    def fails(store: SqliteStore) -> None:
         raise StorageError("cannot read the database: disk I/O error", where=str(store))
 
     with opened_server(artifact, tmp_path, Clock(), ROUNDS) as server:
         found = offers(server, 3)
         send(server, device_update(artifact, found[0]), found[0].task)
         with monkeypatch.context() as patch:
-            patch.setattr(SqlStore, "writing", fails)
-            patch.setattr(SqlStore, "reading", fails)
+            patch.setattr(SqliteStore, "writing", fails)
+            patch.setattr(SqliteStore, "reading", fails)
             for _ in range(2):
                 with pytest.raises(Refusal) as caught:
                     send(server, device_update(artifact, found[1]), found[1].task)

@@ -16,7 +16,7 @@ import pytest
 from ravan_edge.artifact import Artifact
 from ravan_edge.merge import FULL_FACTOR, staleness_factor
 from ravan_server.serving import DATABASE_NAME
-from ravan_server.store import SqlStore, TaskState
+from ravan_server.store import SqliteStore, TaskState
 from tests.faults.conftest import RecordingOf, recorder_library, recording_of
 from tests.faults.crash_states import CrashState, crash_states
 from tests.faults.recorder import Fault, Recording
@@ -143,7 +143,7 @@ def test_the_recorded_run_has_what_it_is_recorded_for(
     """A merged update that was stale, a task that its deadline ended, and a device that was shut out."""
     recording = recording_of(tmp_path / "state")
     assert run(artifact, recording, "async") == 0
-    store = SqlStore(recording.folder / DATABASE_NAME)
+    store = SqliteStore(recording.folder / DATABASE_NAME)
     with store.reading() as transaction:
         last = transaction.attempt().id
         rows = [row for at in range(1, last + 1) for row in transaction.tasks(at)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ravan_server.store import SqlStore
+from ravan_server.store import SqliteStore
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such names there")
@@ -15,6 +15,6 @@ from ravan_server.store import SqlStore
 def test_the_database_is_where_it_is_said_to_be(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    SqlStore(folder / "state.sqlite").close()
+    SqliteStore(folder / "state.sqlite").close()
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (folder / "state.sqlite").is_file()

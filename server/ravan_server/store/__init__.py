@@ -1,5 +1,7 @@
 """Where the server keeps what happened: attempts, tasks, versions; and who may take part."""
 
+from ravan_server.store.opening import open_store
+from ravan_server.store.postgresql import PostgresqlStore
 from ravan_server.store.rows import (
     IdentityRow,
     InvitationRow,
@@ -10,7 +12,8 @@ from ravan_server.store.rows import (
     TaskState,
     VersionRow,
 )
-from ravan_server.store.sql import SqlStore
+from ravan_server.store.sql_store import SqlStore
+from ravan_server.store.sqlite import SqliteStore
 from ravan_server.store.store import History, Identities, Store, Transaction
 
 __all__ = [
@@ -18,8 +21,10 @@ __all__ = [
     "Identities",
     "IdentityRow",
     "InvitationRow",
+    "PostgresqlStore",
     "RunRow",
     "SqlStore",
+    "SqliteStore",
     "Store",
     "StoredUpdate",
     "TaskCount",
@@ -27,4 +32,5 @@ __all__ = [
     "TaskState",
     "Transaction",
     "VersionRow",
+    "open_store",
 ]

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     literal_column,
 )
@@ -29,11 +30,24 @@ __all__ = [
     "run",
     "tasks",
     "versions",
+    "writes",
 ]
 
 SCHEMA_VERSION = 3
 
 metadata = MetaData()
+
+
+class Words(TypeDecorator[str]):
+    """What people and devices write. PostgreSQL cannot store the character 0, so no store does."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        """With the character that stands for what cannot be shown instead."""
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
 
 run = Table(
     "run",
@@ -42,6 +56,16 @@ run = Table(
     Column("schema_version", Integer, nullable=False),
     Column("artifact", String(64), nullable=False),
     Column("created_at", Float, nullable=False),
+)
+
+# Apart from the run, since it is there before one begins. Who writes changes its only row first, and
+# PostgreSQL lets nobody else do so until that transaction has ended: one writer at a time.
+writes = Table(
+    "writes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    Column("revision", BigInteger, nullable=False),
+    Column("owner", String(32), nullable=False),  # the process that may; others are told so
 )
 
 attempts = Table(
@@ -83,7 +107,7 @@ tasks = Table(
     Column("assigned_at", Float, nullable=False),
     Column("deadline_at", Float),
     Column("ended_at", Float),
-    Column("failure", Text),
+    Column("failure", Words),
     Column("sha256", String(64)),
     Column("segment", String(64)),
     Column("offset", BigInteger),
@@ -122,7 +146,7 @@ invitations = Table(
     metadata,
     Column("invitation", Integer, primary_key=True, autoincrement=False),
     Column("token_sha256", String(64), nullable=False, unique=True),
-    Column("note", Text, nullable=False),
+    Column("note", Words, nullable=False),
     Column("uses", Integer, nullable=False),
     Column("used", Integer, nullable=False),
     Column("made_at", Float, nullable=False),

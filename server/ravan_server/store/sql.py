@@ -1,31 +1,22 @@
-"""The store on a database that SQLAlchemy speaks to; today SQLite in one file."""
+"""Rows in and out of a database that SQLAlchemy speaks to, whichever it is."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    URL,
     ColumnElement,
     Connection,
-    Engine,
+    Executable,
     bindparam,
-    create_engine,
-    event,
     func,
     insert,
     select,
     update,
 )
-from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import QueuePool
 
 from ravan_edge.errors import StorageError, UsageError
 from ravan_server.rounds import Attempt, AttemptState
@@ -35,7 +26,7 @@ from ravan_server.store.rows import RunRow, StoredUpdate, TaskRow, TaskState, Ve
 from ravan_server.store.sql_history import SqlHistory
 from ravan_server.store.sql_identities import SqlIdentities
 
-__all__ = ["SqlStore", "SqlTransaction"]
+__all__ = ["SqlTransaction"]
 
 _UPDATE = tuple(StoredUpdate.__dataclass_fields__)
 _CHANGING = ("state", "ended_at", "failure", *_UPDATE)
@@ -49,10 +40,18 @@ _SAVE_TASK = (
 class SqlTransaction:
     """:class:`ravan_server.store.Transaction` on one connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, revision: int | None = None) -> None:
         self._connection = connection
+        self._revision = revision
         self.identities = SqlIdentities(connection)
         self.history = SqlHistory(connection, _attempt, _task)
+
+    @property
+    def revision(self) -> int:
+        """How many transactions have written, this one included."""
+        if self._revision is None:
+            self._revision = int(self._connection.scalar(select(schema.writes.c.revision)) or 0)
+        return self._revision
 
     def run(self) -> RunRow | None:
         """The run, if there is one."""
@@ -106,7 +105,7 @@ class SqlTransaction:
     def add_devices(self, numbers: Mapping[str, int]) -> None:
         """New devices with their numbers, which go on behind :meth:`devices`."""
         rows = [{"number": number, "device": device} for device, number in numbers.items()]
-        self._connection.execute(insert(schema.devices), rows)
+        self._execute(insert(schema.devices), rows)
 
     def devices(self) -> int:
         """How many devices have a number: all from 0 on."""
@@ -141,7 +140,7 @@ class SqlTransaction:
 
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
         """New tasks; a device has one of an attempt at most."""
-        self._connection.execute(insert(schema.tasks), [_task_values(row) for row in rows])
+        self._execute(insert(schema.tasks), [_task_values(row) for row in rows])
 
     def save_tasks(self, rows: Sequence[TaskRow]) -> None:
         """Tasks that are there, changed: their state, and what came with it."""
@@ -150,7 +149,7 @@ class SqlTransaction:
             every = _task_values(row)
             # Only these: an index is rewritten where one of its columns is named.
             values.append({"id": row.task} | {name: every[name] for name in _CHANGING})
-        self._connection.execute(_SAVE_TASK, values)
+        self._execute(_SAVE_TASK, values)
 
     def extend_deadlines(self, deadline_at: float) -> None:
         """Tasks that are out and have a deadline have this one."""
@@ -202,6 +201,11 @@ class SqlTransaction:
         """A new version."""
         self._connection.execute(insert(schema.versions), asdict(row))
 
+    def _execute(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One statement for many rows; for none, nothing."""
+        if rows:
+            self._connection.execute(statement, rows)
+
     def _tasks(self, *where: ColumnElement[bool]) -> Sequence[TaskRow]:
         table = schema.tasks
         statement = select(table).where(*where).order_by(table.c.assigned_at, table.c.task)
@@ -223,82 +227,6 @@ class SqlTransaction:
     def _count(self, table: Any, *where: Any) -> int:  # noqa: ANN401
         statement = select(func.count()).select_from(table).where(*where)
         return int(self._connection.scalar(statement) or 0)
-
-
-class SqlStore:
-    """:class:`ravan_server.store.Store` in an SQLite file.
-
-    The write-ahead log is synced at every commit (``synchronous=FULL``), so a transaction that ended
-    survives a loss of power, not only a kill.
-
-    Raises:
-        StorageError: The file cannot be opened or made.
-        UsageError: It is no state of a server, or one of another version.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer = threading.Lock()
-        self._engine = create_engine(
-            URL.create("sqlite+pysqlite", database=str(path)),  # no text: a path may have a "?"
-            poolclass=QueuePool,
-            pool_size=4,
-            max_overflow=4,
-            connect_args={"check_same_thread": False, "isolation_level": None, "timeout": 30},
-        )
-        event.listen(self._engine, "connect", _prepare)
-        with _errors(path, "open the database"), self._engine.begin() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            schema.metadata.create_all(connection)
-
-    @property
-    def engine(self) -> Engine:
-        """For tools that look into it."""
-        return self._engine
-
-    @contextmanager
-    def writing(self) -> Iterator[SqlTransaction]:
-        """A transaction that is durable once its block has ended, and undone if the block raises."""
-        with (
-            self._writer,
-            _errors(self._path, "write to the database"),
-            self._engine.begin() as connection,
-        ):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield SqlTransaction(connection)
-
-    @contextmanager
-    def reading(self) -> Iterator[SqlTransaction]:
-        """One consistent look, from any thread; it must not write."""
-        with _errors(self._path, "read the database"), self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
-            yield SqlTransaction(connection)
-
-    def close(self) -> None:
-        """Nothing is open after this."""
-        self._engine.dispose()
-
-
-def _prepare(connection: Any, record: object) -> None:  # noqa: ANN401, ARG001  (SQLAlchemy's signature)
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-@contextmanager
-def _errors(path: Path, action: str) -> Iterator[None]:
-    try:
-        yield
-    except (DatabaseError, PoolTimeout) as error:
-        if isinstance(error, IntegrityError | ProgrammingError):
-            raise  # a bug, not the disk
-        reason = str(error.orig) if isinstance(error, DatabaseError) else str(error)
-        raise StorageError(
-            f"cannot {action}: {reason}",
-            where=str(path),
-            hint="look at the disk and at who may write there; nothing that was acknowledged is lost",
-        ) from error
 
 
 def _stored(attempt: int) -> tuple[ColumnElement[bool], ...]:

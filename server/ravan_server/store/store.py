@@ -100,6 +100,11 @@ class Transaction(Protocol):
         """What became of attempts."""
         ...
 
+    @property
+    def revision(self) -> int:
+        """How many transactions have written, this one included: a copy of another one is old."""
+        ...
+
     def run(self) -> RunRow | None:
         """The run, if there is one."""
         ...
