@@ -10,7 +10,7 @@ from functools import cached_property
 from ravan_edge.artifact import Artifact
 from ravan_edge.methods import Method, method_for
 from ravan_edge.protocol import UpdateReader
-from ravan_server.blobs import FolderBlobs, FolderUpdateLog
+from ravan_server.blobs import Blobs, UpdateLog
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import Store
 
@@ -34,8 +34,8 @@ class Parts:
 
     artifact: Artifact
     store: Store
-    log: FolderUpdateLog
-    blobs: FolderBlobs
+    log: UpdateLog
+    blobs: Blobs
     rounds: RoundSettings
     settings: ServerSettings
     clock: Callable[[], float] = field(default=time.time)

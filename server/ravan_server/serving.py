@@ -20,7 +20,15 @@ from ravan_edge.folder_lock import FolderLock
 from ravan_server.access import Login
 from ravan_server.app import create_app
 from ravan_server.artifact_signature import require_signature
-from ravan_server.blobs import FolderBlobs, FolderUpdateLog
+from ravan_server.blobs import (
+    Blobs,
+    Bucket,
+    FolderBlobs,
+    FolderUpdateLog,
+    S3Blobs,
+    S3UpdateLog,
+    UpdateLog,
+)
 from ravan_server.coordinator import Coordinator
 from ravan_server.http_connection import ConnectionLimits
 from ravan_server.http_server import BACKLOG, http_server
@@ -78,12 +86,20 @@ def open_coordinator(
     """
     store = open_store(state / DATABASE_NAME, settings.database, settings.database_file)
     try:
-        log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
+        log, blobs = _open_blobs(state, settings)
         parts = Parts(artifact, store, log, blobs, rounds, settings, clock, retry_seconds)
         return Coordinator(parts, evaluation)
     except BaseException:
         store.close()
         raise
+
+
+def _open_blobs(state: Path, settings: ServerSettings) -> tuple[UpdateLog, Blobs]:
+    """Where updates and heads are kept: in a bucket where one is named, else in the state folder."""
+    if settings.objects is None:
+        return FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
+    bucket = Bucket(settings.objects, settings.objects_endpoint, settings.objects_region)
+    return S3UpdateLog(bucket), S3Blobs(bucket, state / BLOBS_NAME)
 
 
 def serve(
