@@ -203,7 +203,9 @@ def _add_reading(app: FastAPI, served: Served) -> None:
     )
     async def blob(digest: Digest, request: Request) -> Response:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
-        path = served().blob_at_hand(digest) or await run_in_threadpool(served().blob, digest)
+        path = served().blob_at_hand(digest)
+        if path is None:
+            path = await run_in_threadpool(served().blob, digest)
         return download(path, digest, request.headers)
 
     @app.get("/v1/versions", response_model=Versions, tags=["versions"])
