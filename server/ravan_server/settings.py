@@ -177,6 +177,19 @@ class ServerSettings:
         "File with the address of PostgreSQL, which may hold a password.",
         group=_STORAGE,
     )
+    objects: str | None = option(
+        None,
+        "Bucket of an S3-compatible store for updates and heads, s3://bucket/prefix. Default: --state.",
+        group=_STORAGE,
+    )
+    objects_endpoint: str | None = option(
+        None,
+        "Address of that store. Default: AWS_ENDPOINT_URL, else Amazon's.",
+        group=_STORAGE,
+    )
+    objects_region: str | None = option(
+        None, "Region of the bucket. Default: AWS_REGION, else us-east-1.", group=_STORAGE
+    )
     enrolment: bool = option(
         False,
         "Take only enrolled devices, also where nobody but this machine can connect.",

@@ -157,6 +157,7 @@ class Device:
         return None
 
 
+@pytest.mark.slow
 def test_nothing_that_was_acknowledged_is_lost_when_it_is_killed_while_devices_send(
     artifact: Artifact, tmp_path: Path, away: Postgresql
 ) -> None:

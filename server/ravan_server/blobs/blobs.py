@@ -29,12 +29,36 @@ class Blobs(Protocol):
         """
         ...
 
+    def claim(self, run: str) -> None:
+        """What is kept here belongs to this run; saying so again changes nothing.
+
+        Raises:
+            UsageError: It belongs to another one.
+        """
+        ...
+
     def path(self, digest: str) -> Path | None:
-        """A file with the content; None: it is not here."""
+        """A file with the content; None: it is not here. It may have to be fetched.
+
+        Raises:
+            StorageError: It could not be fetched, or is not what was stored.
+        """
+        ...
+
+    def cached(self, digest: str) -> Path | None:
+        """The same without waiting; None: it is not here, or would have to be fetched."""
         ...
 
     def delete(self, digest: str) -> None:
         """It is not needed any more. Deleting it again changes nothing."""
+        ...
+
+    def keep(self, digests: AbstractSet[str]) -> None:
+        """Delete all others. Nobody may be putting one.
+
+        Raises:
+            StorageError: One cannot be deleted.
+        """
         ...
 
 
@@ -52,6 +76,9 @@ class FolderBlobs:
             sync_folder(folder.parent)  # or a loss of power takes it, and all that is in it
             for left in folder.glob(".*.tmp"):  # of a process that was killed
                 left.unlink(missing_ok=True)
+
+    def claim(self, run: str) -> None:
+        """Nothing to do: whoever has the folder's lock has it."""
 
     def put(self, content: bytes) -> str:
         """Keep content durably; its sha256. Putting it again changes nothing."""
@@ -75,6 +102,10 @@ class FolderBlobs:
         path = self._folder / digest
         return path if path.is_file() else None
 
+    def cached(self, digest: str) -> Path | None:
+        """The same."""
+        return self.path(digest)
+
     def delete(self, digest: str) -> None:
         """It is not needed any more. Deleting it again changes nothing."""
         path = self._folder / digest
@@ -82,11 +113,7 @@ class FolderBlobs:
             path.unlink(missing_ok=True)
 
     def keep(self, digests: AbstractSet[str]) -> None:
-        """Delete all others. Nobody may be putting one.
-
-        Raises:
-            StorageError: One cannot be deleted.
-        """
+        """Delete all others. Nobody may be putting one."""
         with storage_errors(self._folder, "tidy the folder"):
             for path in self._folder.iterdir():
                 if _DIGEST.fullmatch(path.name) and path.name not in digests:

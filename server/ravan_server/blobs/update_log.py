@@ -27,6 +27,18 @@ _SEGMENT_BYTES = 1 << 30
 class UpdateLog(Protocol):
     """Where the bytes of updates are kept until they are merged."""
 
+    def recover(self, attempt: int, ends: Mapping[str, int]) -> None:
+        """After a start: delete, or cut off, what the store does not know.
+
+        Args:
+            attempt: The only attempt whose updates are still wanted.
+            ends: Segment -> where its last known update ends.
+
+        Raises:
+            StorageError: Something cannot be deleted.
+        """
+        ...
+
     def append(self, attempt: int, content: bytes | bytearray) -> tuple[str, int]:
         """Write an update; it is durable after :meth:`sync`. Its segment and offset."""
         ...
@@ -52,7 +64,11 @@ class UpdateLog(Protocol):
         ...
 
     def drop(self, attempt: int) -> None:
-        """Delete all segments of an attempt."""
+        """Delete all segments of an attempt, from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is open after this."""
         ...
 
 
@@ -76,12 +92,7 @@ class FolderUpdateLog:
         self._unsynced: dict[BinaryIO, int] = {}  # and where the last sync left each
 
     def recover(self, attempt: int, ends: Mapping[str, int]) -> None:
-        """After a start: cut off what the store does not know.
-
-        Args:
-            attempt: The only attempt whose updates are still wanted.
-            ends: Segment -> where its last known update ends.
-        """
+        """After a start: cut off what the store does not know."""
         with storage_errors(self._folder, "tidy the update log"):
             for path in self._folder.glob("*.updates"):
                 end = ends.get(path.name, 0)
