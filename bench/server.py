@@ -1,6 +1,6 @@
 """How much the aggregator can take: uploads, check-ins, a crowd, an idle process, a day of rounds.
 
-    python -m bench.server [uploads] [check-ins] [login] [crowd] [idle] [day] [--json]
+    python -m bench.server [uploads] [postgresql] [check-ins] [login] [crowd] [idle] [day] [--json]
 
 Every row runs a real `ravan serve` with its state on the disk of `--folder`, and a load that is one
 other process on the same machine (bench/server_load.py), so the cores are for both. The models
@@ -19,10 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.server_rows import Row, at_least, at_most
 from bench.server_sides import (
     ServerProcess,
     floor,
@@ -31,8 +32,10 @@ from bench.server_sides import (
     make_enrolled,
     make_known,
 )
+from ravan_edge.artifact import Artifact
 from ravan_edge.memory import PeakSampler
 from ravan_server.settings import RoundSettings
+from tests.services.postgresql import missing_postgresql, postgresql_server
 
 LARGE = {"heads": 8, "rank": 79}  # an update has 200,716 bytes
 SMALL = {"heads": 4, "rank": 24}  # 10,204 bytes
@@ -40,6 +43,7 @@ CONNECTIONS = 64
 
 TARGET_UPLOADS = 400.0
 TARGET_FLOOR_RATIO = 0.4
+TARGET_POSTGRESQL_RATIO = 0.5  # its processes take their part of the two cores
 TARGET_CHECK_INS = 1500.0
 TARGET_LOGIN_RATIO = 0.4  # a check of a signature takes 0.1 ms of the one thread that answers
 TARGET_P99_MS = 100.0
@@ -48,47 +52,6 @@ TARGET_CROWD_MB = 300.0
 TARGET_IDLE_MB = 150.0
 TARGET_START_SECONDS = 1.5
 TARGET_GROWTH_MB = 5.0  # of what was there after the first 5,000: allocators breathe that much
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure against its target.
-
-    Attributes:
-        name: What was measured.
-        figure: Median of the repeats.
-        target: At least or at most this much.
-        met: Whether it is.
-        repeats: Every repeat.
-        conditions: How it was measured.
-        digits: Behind the point, when printed.
-    """
-
-    name: str
-    figure: float
-    target: str
-    met: bool
-    repeats: list[float]
-    conditions: str
-    digits: int = 0
-
-    def __str__(self) -> str:
-        spread = f"{min(self.repeats):,.{self.digits}f} to {max(self.repeats):,.{self.digits}f}"
-        verdict = "met" if self.met else "MISSED"
-        return (
-            f"{self.name:<44} {self.figure:>9,.{self.digits}f}   {self.target:<10} {verdict:<7}"
-            f"{spread} ({len(self.repeats)})   {self.conditions}"
-        )
-
-
-def at_least(name: str, found: Sequence[float], target: float, how: str, digits: int = 0) -> Row:
-    figure = statistics.median(found)
-    return Row(name, figure, f">= {target:,.{digits}f}", figure >= target, [*found], how, digits)
-
-
-def at_most(name: str, found: Sequence[float], target: float, how: str, digits: int = 0) -> Row:
-    figure = statistics.median(found)
-    return Row(name, figure, f"<= {target:,.{digits}f}", figure <= target, [*found], how, digits)
 
 
 def p99(values: Sequence[float]) -> float:
@@ -102,33 +65,29 @@ def resident_mb(pid: int) -> float:
     return (peak.anonymous_bytes + peak.mapped_bytes) / 1e6
 
 
+def uploads_a_second(artifact: Artifact, state: Path, count: int, **where: str) -> float:
+    """So many uploads to a server that keeps its state there; nothing of it is left."""
+    settings: dict[str, Any] = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
+    with ServerProcess(artifact.folder, state, **settings, **where) as server:
+        common = {"port": server.port, "connections": CONNECTIONS}
+        asked = {"first": 0, "count": count, "rate": None, "artifact": artifact.digest}
+        offered = load(kind="check-ins", **asked, **common)
+        assert len(offered["tasks"]) == count, offered
+        sent = load(kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common)
+    assert sent["statuses"] == {"accepted": count}, sent["statuses"]
+    shutil.rmtree(state)
+    return float(count / sent["seconds"])
+
+
 def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
     """Durable, verified uploads a second, in one round that takes them all."""
     artifact = make_artifact(folder / "artifact", **LARGE)
     count: int = options.uploads
     rates, floors = [], []
     for number in range(options.repeats):
-        state = folder / f"state{number}"
-        settings = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
-        with ServerProcess(artifact.folder, state, **settings) as server:
-            common = {"port": server.port, "connections": CONNECTIONS}
-            offered = load(
-                kind="check-ins",
-                first=0,
-                count=count,
-                rate=None,
-                artifact=artifact.digest,
-                **common,
-            )
-            assert len(offered["tasks"]) == count, offered
-            sent = load(
-                kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common
-            )
-        assert sent["statuses"] == {"accepted": count}, sent["statuses"]
-        rates.append(count / sent["seconds"])
+        rates.append(uploads_a_second(artifact, folder / f"state{number}", count))
         floors.append(floor(artifact.folder, count))
         say(f"uploads: {rates[-1]:.0f}/s, floor {floors[-1]:.0f}/s")
-        shutil.rmtree(state)
     how = f"{count} uploads of 200,716 bytes, {CONNECTIONS} connections"
     ratios = [rate / bound for rate, bound in zip(rates, floors, strict=True)]
     bound = statistics.median(floors)
@@ -141,6 +100,29 @@ def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
             f"floor {bound:,.0f} a second ({min(floors):,.0f} to {max(floors):,.0f})",
             2,
         ),
+    ]
+
+
+def postgresql(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """The same on a PostgreSQL of its own and on SQLite, by turns."""
+    if missing := missing_postgresql():
+        say(f"postgresql: left out: {missing}")
+        return []
+    artifact = make_artifact(folder / "artifact", **LARGE)
+    count: int = options.uploads
+    ratios, rates, embedded = [], [], []
+    with postgresql_server() as database:
+        for number in range(options.repeats):
+            state = folder / f"state{number}"
+            embedded.append(uploads_a_second(artifact, state, count))
+            url = database.url(database.new_database())
+            rates.append(uploads_a_second(artifact, state, count, database=url))
+            ratios.append(rates[-1] / embedded[-1])
+            say(f"postgresql: {rates[-1]:.0f}/s, SQLite {embedded[-1]:.0f}/s")
+    how = f"{count} uploads of 200,716 bytes; SQLite {statistics.median(embedded):,.0f} a second"
+    return [
+        at_least("PostgreSQL: durable uploads a second", rates, TARGET_UPLOADS, how),
+        at_least("... as a part of SQLite's", ratios, TARGET_POSTGRESQL_RATIO, "by turns", 2),
     ]
 
 
@@ -343,6 +325,7 @@ def day(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 ROWS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "uploads": uploads,
+    "postgresql": postgresql,
     "check-ins": check_ins,
     "login": login,
     "crowd": crowd,

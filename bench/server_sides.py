@@ -38,7 +38,7 @@ class ServerProcess:
         start_seconds: From before the process was made until /healthz was answered.
     """
 
-    def __init__(self, artifact: Path, state: Path, **options: float) -> None:
+    def __init__(self, artifact: Path, state: Path, **options: float | str) -> None:
         words = [sys.executable, "-m", "ravan_edge.cli.main", "serve", str(artifact)]
         words += ["--state", str(state), "--port", "0"]
         for name, value in options.items():
