@@ -1,6 +1,6 @@
 """How much the aggregator can take: uploads, check-ins, a crowd, an idle process, a day of rounds.
 
-    python -m bench.server [uploads] [check-ins] [login] [crowd] [idle] [modes] [day] [--json]
+    python -m bench.server [uploads] [postgresql] [check-ins] [login] [crowd] [idle] [modes] [day] [--json]
 
 Every row runs a real `ravan serve` with its state on the disk of `--folder`, and a load that is one
 other process on the same machine (bench/server_load.py), so the cores are for both. The models
@@ -31,9 +31,12 @@ from bench.server_sides import (
     make_artifact,
     make_enrolled,
     make_known,
+    resident_mb,
 )
+from ravan_edge.artifact import Artifact
 from ravan_edge.memory import PeakSampler
 from ravan_server.settings import RoundSettings
+from tests.services.postgresql import missing_postgresql, postgresql_server
 
 LARGE = {"heads": 8, "rank": 79}  # an update has 200,716 bytes
 SMALL = {"heads": 4, "rank": 24}  # 10,204 bytes
@@ -42,6 +45,7 @@ SLOW_EVERY, SLOW_SECONDS = 10, 1.0
 
 TARGET_UPLOADS = 400.0
 TARGET_FLOOR_RATIO = 0.4
+TARGET_POSTGRESQL_RATIO = 0.5  # its processes take their part of the two cores
 TARGET_CHECK_INS = 1500.0
 TARGET_LOGIN_RATIO = 0.4  # a check of a signature takes 0.1 ms of the one thread that answers
 TARGET_P99_MS = 100.0
@@ -52,11 +56,18 @@ TARGET_START_SECONDS = 1.5
 TARGET_GROWTH_MB = 5.0  # of what was there after the first 5,000: allocators breathe that much
 
 
-def resident_mb(pid: int) -> float:
-    """All of a process's pages in memory, files it has mapped too."""
-    with PeakSampler([pid]) as sampler:
-        peak = sampler.peak(pid)
-    return (peak.anonymous_bytes + peak.mapped_bytes) / 1e6
+def uploads_a_second(artifact: Artifact, state: Path, count: int, **where: str) -> float:
+    """So many uploads to a server that keeps its state there; nothing of it is left."""
+    settings: dict[str, Any] = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
+    with ServerProcess(artifact.folder, state, **settings, **where) as server:
+        common = {"port": server.port, "connections": CONNECTIONS}
+        asked = {"first": 0, "count": count, "rate": None, "artifact": artifact.digest}
+        offered = load(kind="check-ins", **asked, **common)
+        assert len(offered["tasks"]) == count, offered
+        sent = load(kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common)
+    assert sent["statuses"] == {"accepted": count}, sent["statuses"]
+    shutil.rmtree(state)
+    return float(count / sent["seconds"])
 
 
 def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
@@ -65,27 +76,9 @@ def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
     count: int = options.uploads
     rates, floors = [], []
     for number in range(options.repeats):
-        state = folder / f"state{number}"
-        settings = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
-        with ServerProcess(artifact.folder, state, **settings) as server:
-            common = {"port": server.port, "connections": CONNECTIONS}
-            offered = load(
-                kind="check-ins",
-                first=0,
-                count=count,
-                rate=None,
-                artifact=artifact.digest,
-                **common,
-            )
-            assert len(offered["tasks"]) == count, offered
-            sent = load(
-                kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common
-            )
-        assert sent["statuses"] == {"accepted": count}, sent["statuses"]
-        rates.append(count / sent["seconds"])
+        rates.append(uploads_a_second(artifact, folder / f"state{number}", count))
         floors.append(floor(artifact.folder, count))
         say(f"uploads: {rates[-1]:.0f}/s, floor {floors[-1]:.0f}/s")
-        shutil.rmtree(state)
     how = f"{count} uploads of 200,716 bytes, {CONNECTIONS} connections"
     ratios = [rate / bound for rate, bound in zip(rates, floors, strict=True)]
     bound = statistics.median(floors)
@@ -98,6 +91,29 @@ def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
             f"floor {bound:,.0f} a second ({min(floors):,.0f} to {max(floors):,.0f})",
             2,
         ),
+    ]
+
+
+def postgresql(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """The same on a PostgreSQL of its own and on SQLite, by turns."""
+    if missing := missing_postgresql():
+        say(f"postgresql: left out: {missing}")
+        return []
+    artifact = make_artifact(folder / "artifact", **LARGE)
+    count: int = options.uploads
+    ratios, rates, embedded = [], [], []
+    with postgresql_server() as database:
+        for number in range(options.repeats):
+            state = folder / f"state{number}"
+            embedded.append(uploads_a_second(artifact, state, count))
+            url = database.url(database.new_database())
+            rates.append(uploads_a_second(artifact, state, count, database=url))
+            ratios.append(rates[-1] / embedded[-1])
+            say(f"postgresql: {rates[-1]:.0f}/s, SQLite {embedded[-1]:.0f}/s")
+    how = f"{count} uploads of 200,716 bytes; SQLite {statistics.median(embedded):,.0f} a second"
+    return [
+        at_least("PostgreSQL: durable uploads a second", rates, TARGET_UPLOADS, how),
+        at_least("... as a part of SQLite's", ratios, TARGET_POSTGRESQL_RATIO, "by turns", 2),
     ]
 
 
@@ -339,6 +355,7 @@ def modes(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 ROWS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "uploads": uploads,
+    "postgresql": postgresql,
     "check-ins": check_ins,
     "login": login,
     "crowd": crowd,

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from bench.server_load import HOST, Updates, device_key, device_name
 from ravan_edge.artifact import Artifact, open_artifact
+from ravan_edge.memory import PeakSampler
 from ravan_edge.methods import method_for
 from ravan_edge.protocol import CheckIn, InviteDevices, UpdateInfo, decode_update
 from ravan_server.operations import CheckedUpdate
@@ -29,6 +30,13 @@ GROUP = 32
 WAIT_SECONDS = 60.0
 
 
+def resident_mb(pid: int) -> float:
+    """All of a process's pages in memory, files it has mapped too."""
+    with PeakSampler([pid]) as sampler:
+        peak = sampler.peak(pid)
+    return (peak.anonymous_bytes + peak.mapped_bytes) / 1e6
+
+
 class ServerProcess:
     """A `ravan serve` that answers, until the block ends.
 
@@ -38,7 +46,7 @@ class ServerProcess:
         start_seconds: From before the process was made until /healthz was answered.
     """
 
-    def __init__(self, artifact: Path, state: Path, **options: float) -> None:
+    def __init__(self, artifact: Path, state: Path, **options: float | str) -> None:
         words = [sys.executable, "-m", "ravan_edge.cli.main", "serve", str(artifact)]
         words += ["--state", str(state), "--port", "0"]
         for name, value in options.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from ravan_edge.errors import StorageError, UsageError
+from ravan_edge.errors import MissingExtraError, StorageError, UsageError
 from ravan_server.store import PostgresqlStore, open_store
 from tests.services.postgresql import PASSWORD, Postgresql
 
@@ -21,6 +22,13 @@ def stand_still(store: PostgresqlStore, other: PostgresqlStore) -> None:
 
 
 class TestAddress:
+    def test_without_the_driver_it_says_what_to_install(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        with pytest.raises(MissingExtraError, match=r"pip install 'ravan-edge\[postgresql\]'"):
+            PostgresqlStore("postgresql://host/name")
+
     @pytest.mark.parametrize(
         "url",
         [

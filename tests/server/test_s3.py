@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ravan_edge.artifact import Artifact
-from ravan_edge.errors import StorageError, UsageError
+from ravan_edge.errors import MissingExtraError, StorageError, UsageError
 from ravan_edge.protocol import Reason, Refusal, TaskOffer
 from ravan_edge.training import LocalSettings
 from ravan_server.app import create_app
@@ -188,6 +188,12 @@ def test_two_runs_never_share_a_prefix(artifact: Artifact, tmp_path: Path, s3: S
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="expected s3://bucket/prefix"):
         Bucket(address, "https://127.0.0.1:1")
+
+
+def test_without_the_client_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'ravan-edge\[s3\]'"):
+        Bucket("s3://bucket")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ravan_edge.errors import StorageError
 from ravan_server.store import schema
+from ravan_server.store.migrations import migrate
 from ravan_server.store.sql import SqlTransaction
 
 __all__ = ["SqlStore"]
@@ -91,9 +92,10 @@ class SqlStore(ABC):
         """Make what follows a transaction that no other process does at the same time."""
 
     def _make(self) -> None:
-        """The tables, where they are missing."""
+        """The tables, where they are missing; today's, where they are of an older version."""
         with self._errors("open the database"), self._engine.begin() as connection:
             self._begin_making(connection)
+            migrate(connection, self._where)
             schema.metadata.create_all(connection)
             if connection.execute(update(schema.writes).values(owner=self._owner)).rowcount == 0:
                 first = {"id": 1, "revision": 0, "owner": self._owner}

@@ -1,0 +1,72 @@
+"""From the tables of an older version to today's: a step for each number, all in one transaction.
+
+A step is never changed once it was released: it is written for the tables as they were then, in words that
+SQLite and PostgreSQL both understand, and uses no class of today.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from sqlalchemy import Connection, inspect, text
+
+from ravan_edge.errors import UsageError
+from ravan_server.store import schema
+
+__all__ = ["migrate"]
+
+_log = logging.getLogger(__name__)
+
+
+def migrate(connection: Connection, where: str) -> None:
+    """Make the tables that are there today's. What is missing altogether is not made.
+
+    Args:
+        connection: Inside a transaction that nobody else is in.
+        where: How messages call the database.
+
+    Raises:
+        UsageError: They are of a later version, or of one that there is no way from.
+    """
+    if not inspect(connection).has_table("run"):
+        return
+    found = connection.scalar(text("SELECT schema_version FROM run"))
+    if found is None:  # a process was killed before its run began: there is nothing in them
+        schema.metadata.drop_all(connection)
+        return
+    if found > schema.SCHEMA_VERSION or (found < schema.SCHEMA_VERSION and found not in _STEPS):
+        raise UsageError(
+            f"the state has schema {found}, this is {schema.SCHEMA_VERSION}",
+            where=where,
+            hint="use the version of ravan-edge that made it",
+        )
+    for version in range(found, schema.SCHEMA_VERSION):
+        _STEPS[version](connection)
+        connection.execute(text("UPDATE run SET schema_version = :new"), {"new": version + 1})
+        _log.info("%s: from schema %d to %d", where, version, version + 1)
+
+
+def _to_3(connection: Connection) -> None:
+    """Asynchronous rounds: tasks outlive attempts, and updates have weights."""
+    for statement in (
+        "ALTER TABLE tasks ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE tasks ADD COLUMN deadline_at FLOAT",
+        "ALTER TABLE tasks ADD COLUMN counted_in INTEGER",
+        "ALTER TABLE tasks RENAME COLUMN weight TO count",
+        "ALTER TABLE tasks ADD COLUMN factor BIGINT",
+        "UPDATE tasks SET version = (SELECT a.version FROM attempts a WHERE a.id = tasks.attempt)",
+        "UPDATE tasks SET counted_in = attempt, factor = 4294967296 WHERE sha256 IS NOT NULL",
+        "CREATE INDEX tasks_out ON tasks (device) WHERE state = 'training'",
+        "CREATE INDEX tasks_stored ON tasks (counted_in) WHERE state = 'accepted'",
+    ):
+        connection.execute(text(statement))
+    rule = {"mode": "sync", "buffer": None, "max_staleness": None, "weighting": "uniform"}
+    for number, settings in connection.execute(text("SELECT id, settings FROM attempts")).all():
+        values = {"id": number, "settings": json.dumps({**json.loads(settings), "rule": rule})}
+        connection.execute(text("UPDATE attempts SET settings = :settings WHERE id = :id"), values)
+
+
+_STEPS: Mapping[int, Callable[[Connection], None]] = MappingProxyType({2: _to_3})
