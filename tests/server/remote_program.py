@@ -1,4 +1,4 @@
-"""A server on PostgreSQL and S3, and its devices, in a process that a test kills: it notes what it promised."""
+"""A server on PostgreSQL and S3, and its devices, in a process that a test kills: it notes its promises."""
 
 from __future__ import annotations
 
