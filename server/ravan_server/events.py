@@ -48,6 +48,8 @@ class Event(StrEnum):
     SIGNATURE_ENDING = "signature_ending"
     SIGNATURE_ENDED = "signature_ended"
     STORAGE_FAILED = "storage_failed"
+    SCHEMA_CHANGED = "schema_changed"
+    DATABASE_UNSAFE = "database_unsafe"
     FEW_OPEN_FILES = "few_open_files"
     CONNECTION_LOST = "connection_lost"
     OTHER = "other"

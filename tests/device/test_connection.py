@@ -61,6 +61,7 @@ STATUS: dict[str, Any] = {
     "goal": 3,
     "training": 0,
     "accepted": 0,
+    "mode": "sync",
     "failed_attempts": 0,
     "deadline_seconds": None,
 }

@@ -239,7 +239,13 @@ def test_killed_at_an_upload_it_ends_as_if_it_were_not(
 
 
 @pytest.mark.parametrize("answers", ANSWERS, ids=["taken", "refused"])
-@pytest.mark.parametrize("error", [KilledAtDisk, disk_full], ids=["killed", "disk full"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(KilledAtDisk, marks=pytest.mark.slow, id="killed"),
+        pytest.param(disk_full, id="disk full"),
+    ],
+)
 def test_killed_at_any_operation_it_ends_as_if_it_were_not(
     answers: tuple[Reason | None, ...], error: Callable[[], BaseException], kit: Kit
 ) -> None:

@@ -24,12 +24,6 @@ def test_settings_come_back(codec: CodecName) -> None:
     assert (settings.coder is None) == (codec is CodecName.FP32)
 
 
-def test_an_attempt_that_was_stored_before_there_were_codecs_has_none() -> None:
-    document = json.loads(RoundSettings(goal=7).to_json())
-    del document["upload"]
-    assert RoundSettings.from_json(json.dumps(document)) == RoundSettings(goal=7)
-
-
 @pytest.mark.parametrize("share", [0.0, -1.0, 0.6, float("nan")])
 def test_a_share_out_of_its_range_is_refused(share: float) -> None:
     with pytest.raises(UsageError) as caught:

@@ -1,4 +1,4 @@
-"""A server on PostgreSQL and S3, and its devices, in a process that a test kills: it notes its promises."""
+"""A server on PostgreSQL and S3, and its devices, in a process that a test kills, with what it promised."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def lines(marks: Path) -> list[str]:
 def test_without_a_kill_it_ends(artifact: Artifact, tmp_path: Path, kind: str) -> None:
     state, marks = tmp_path / "state", tmp_path / "marks"
     assert program(artifact, state, marks, kind).wait() == 0
-    assert check_state(artifact, state, lines(marks), kind) == VERSIONS
+    assert check_state(artifact, state, lines(marks), kind) >= VERSIONS
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
@@ -61,5 +61,5 @@ def test_killed_at_any_moment(artifact: Artifact, tmp_path: Path, seed: int, kin
         check_state(artifact, state, lines(marks), kind)
     else:
         pytest.fail("50 processes did not reach the end")
-    assert check_state(artifact, state, lines(marks), kind) == VERSIONS
+    assert check_state(artifact, state, lines(marks), kind) >= VERSIONS
     assert go_on(artifact, state, VERSIONS + 1, kind)

@@ -13,7 +13,7 @@ from ravan_server.store import StoredUpdate
 
 
 def stored(segment: str, offset: int, size: int) -> StoredUpdate:
-    return StoredUpdate("0" * 64, segment, offset, size, 1, 1)
+    return StoredUpdate("0" * 64, segment, offset, size, 1, 1, counted_in=1)
 
 
 def test_what_was_given_up_leaves_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,7 @@ def test_the_status_says_where_the_rounds_stand(served: Served) -> None:
         attempt=1,
         state="waiting",
         devices=0,
+        mode="sync",
         goal=100_000,
         training=0,
         accepted=0,

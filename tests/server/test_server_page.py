@@ -26,7 +26,7 @@ from tests.tiny_artifact import make_tiny_artifact
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "server.md").read_text("utf-8")
 PROTOCOL = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text("utf-8")
-OPTIONS = PAGE.split("## Options")[1].split("## Evaluation")[0]
+OPTIONS = PAGE.split("## Options")[1].split("\n## ")[0]
 
 
 def test_every_option_is_there_and_no_other() -> None:

@@ -30,7 +30,13 @@ def upload(codec: CodecName) -> UploadSettings:
     return UploadSettings(codec, 0.2)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "codec",
+    [
+        each if each is CodecName.FP16 else pytest.param(each, marks=pytest.mark.slow)
+        for each in CODECS
+    ],
+)
 def test_a_server_makes_the_same_bits(
     codec: CodecName, request_for: RequestFor, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from sqlalchemy import Connection, inspect, text
 
 from ravan_edge.errors import UsageError
+from ravan_server.events import Event, log_event
 from ravan_server.store import schema
 
 __all__ = ["migrate"]
@@ -46,11 +47,19 @@ def migrate(connection: Connection, where: str) -> None:
     for version in range(found, schema.SCHEMA_VERSION):
         _STEPS[version](connection)
         connection.execute(text("UPDATE run SET schema_version = :new"), {"new": version + 1})
-        _log.info("%s: from schema %d to %d", where, version, version + 1)
+        log_event(
+            _log,
+            logging.INFO,
+            Event.SCHEMA_CHANGED,
+            "%(where)s: from schema %(before)d to %(after)d",
+            where=where,
+            before=version,
+            after=version + 1,
+        )
 
 
 def _to_3(connection: Connection) -> None:
-    """Asynchronous rounds: tasks outlive attempts, and updates have weights."""
+    """Asynchronous rounds, in which tasks outlive attempts and updates have weights; codecs; other merges."""
     for statement in (
         "ALTER TABLE tasks ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE tasks ADD COLUMN deadline_at FLOAT",
@@ -60,12 +69,28 @@ def _to_3(connection: Connection) -> None:
         "UPDATE tasks SET version = (SELECT a.version FROM attempts a WHERE a.id = tasks.attempt)",
         "UPDATE tasks SET counted_in = attempt, factor = 4294967296 WHERE sha256 IS NOT NULL",
         "CREATE INDEX tasks_out ON tasks (device) WHERE state = 'training'",
-        "CREATE INDEX tasks_stored ON tasks (counted_in) WHERE state = 'accepted'",
+        "CREATE INDEX tasks_counted_in ON tasks (counted_in)",
+        "ALTER TABLE versions ADD COLUMN heads_kept INTEGER",
+        "ALTER TABLE versions ADD COLUMN moments VARCHAR(64)",
     ):
         connection.execute(text(statement))
-    rule = {"mode": "sync", "buffer": None, "max_staleness": None, "weighting": "uniform"}
+    more = {
+        "rule": {"mode": "sync", "buffer": None, "max_staleness": None, "weighting": "uniform"},
+        "upload": {"codec": "fp32", "top_k_share": 0.1},
+        "merging": {
+            "merge": "mean",
+            "byzantine": None,
+            "max_norm": None,
+            "server_optimizer": "none",
+            "server_lr": None,
+            "server_momentum": 0.9,
+            "server_beta1": 0.9,
+            "server_beta2": 0.99,
+            "server_epsilon": 0.001,
+        },
+    }
     for number, settings in connection.execute(text("SELECT id, settings FROM attempts")).all():
-        values = {"id": number, "settings": json.dumps({**json.loads(settings), "rule": rule})}
+        values = {"id": number, "settings": json.dumps({**json.loads(settings), **more})}
         connection.execute(text("UPDATE attempts SET settings = :settings WHERE id = :id"), values)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, create_engine, event, text
 
 from ravan_edge.errors import MissingExtraError, StorageError, UsageError
 from ravan_edge.files import storage_errors
+from ravan_server.events import Event, log_event
 from ravan_server.store.sql_store import SqlStore
 
 __all__ = ["PostgresqlStore", "read_database_file"]
@@ -195,10 +196,13 @@ class PostgresqlStore(SqlStore):
                 hint="create one, and grant its use to the server's user",
             )
         if fsync != "on":
-            _log.warning(
-                "%s runs with fsync=%s: a loss of power may take updates that were acknowledged",
-                self._where,
-                fsync,
+            log_event(
+                _log,
+                logging.WARNING,
+                Event.DATABASE_UNSAFE,
+                "%(where)s runs with fsync=%(fsync)s: a loss of power may take acknowledged updates",
+                where=self._where,
+                fsync=fsync,
             )
 
 
