@@ -18,7 +18,6 @@ from tests.server.devices import message, offered, path_of, update_of
     "path",
     [
         "/v1",
-        "/v1",
         "/v2/status",
         "/v1/status/",
         "/docs",
