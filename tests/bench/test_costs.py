@@ -20,7 +20,7 @@ PUBLISHED = {
 @pytest.mark.parametrize(
     "checkpoint",
     [
-        pytest.param(item, id=item.name, marks=[] if "MiniLM" in item.name else pytest.mark.slow)
+        pytest.param(item, id=item.name, marks=[] if "t5-small" in item.name else pytest.mark.slow)
         for item in CHECKPOINTS
     ],
 )

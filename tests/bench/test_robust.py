@@ -9,6 +9,7 @@ import pytest
 from bench.robust import AGREE, CONVERGED, RULES, main
 
 
+@pytest.mark.slow
 def test_quick_figures_of_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--quick", "--json"])
     found = json.loads(capsys.readouterr().out)

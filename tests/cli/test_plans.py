@@ -21,7 +21,13 @@ BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 USED = {"executorch": "sentence", "ort-training": "bert"}
 
 
-@pytest.fixture(scope="module", params=USED)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("executorch", marks=pytest.mark.slow),
+        "ort-training",
+    ],  # minutes to export
+)
 def plan(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -87,7 +87,7 @@ def _modern(auto: Any, **more: object) -> Callable[[Path], None]:
 
 CASES: tuple[Case, ...] = (
     Case("bert", "text-classification", _classifier("bert")),
-    Case("roberta", "text-classification", _classifier("roberta")),
+    Case("roberta", "text-classification", _classifier("roberta"), quick=False),
     Case("distilbert", "text-classification", _classifier("distilbert"), quick=False),
     Case("sentence", "text-classification", save_sentence_encoder),
     Case("bert-words", "token-classification", _tagger("bert")),
@@ -100,6 +100,7 @@ CASES: tuple[Case, ...] = (
         "modernbert",
         "text-classification",
         _modern(AutoModelForSequenceClassification, classifier_pooling="mean"),
+        quick=False,
     ),
     Case(
         "modernbert-cls",

@@ -55,6 +55,7 @@ def test_it_shows_what_the_server_does(server: Server, open_page: OpenPage) -> N
     assert page.evaluate("localStorage.length + sessionStorage.length") == 0
 
 
+@pytest.mark.slow
 def test_it_is_live_and_quiet_while_nobody_looks(
     tiny_artifact: Path, tmp_path: Path, open_page: OpenPage
 ) -> None:
@@ -86,6 +87,7 @@ def test_it_is_live_and_quiet_while_nobody_looks(
         expect(page.locator("#state")).to_have_text("finished")
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_and_comes_back(
     tiny_artifact: Path, tmp_path: Path, open_page: OpenPage
 ) -> None:
@@ -145,7 +147,7 @@ def test_hundreds_of_versions_and_staleness(server: Server, open_page: OpenPage)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 768, 1440])
+@pytest.mark.parametrize("width", [360, pytest.param(768, marks=pytest.mark.slow), 1440])
 def test_it_fits_and_follows_the_system(
     server: Server, open_page: OpenPage, scheme: str, width: int
 ) -> None:

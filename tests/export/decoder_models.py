@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", {"sliding_window": 4,
                                "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip
-QUICK = ("llama", "mistral", "gemma2")
+QUICK = ("llama", "gemma2")
 
 
 def save_decoder(name: str, folder: Path, **changes: Any) -> None:

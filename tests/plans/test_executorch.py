@@ -22,6 +22,8 @@ from tests.contract.cases import CASES, random_batch
 
 BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 
+pytestmark = pytest.mark.slow  # a program takes minutes to lower
+
 SETTINGS = RuntimeSettings(threads=1)
 CASE = next(case for case in CASES if case.name == "sentence")
 ROWS, LENGTH = 4, 16

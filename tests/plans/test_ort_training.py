@@ -158,6 +158,7 @@ def test_the_base_is_there_once_and_the_checkpoint_holds_what_trains(artifact: A
         assert all(np.prod(item.dims) <= 64 for item in inside), "frozen numbers lie in the base"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedit", "head-only"])
 def test_the_other_methods(model: Path, tmp_path: Path, method: Any) -> None:
     """The export compares every gradient with torch's before it gives the artifact its name."""
@@ -169,6 +170,7 @@ def test_the_other_methods(model: Path, tmp_path: Path, method: Any) -> None:
     assert 0 < error <= 1e-5
 
 
+@pytest.mark.slow
 def test_equal_exports_are_equal_bytes(artifact: Artifact, model: Path, tmp_path: Path) -> None:
     again = export_artifact(
         model, CASE.task, CASE.labels, tmp_path / "again", plans=PLANS, name="again", **OPTIONS

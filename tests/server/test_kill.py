@@ -40,8 +40,14 @@ def test_without_a_kill_it_ends(artifact: Artifact, tmp_path: Path, kind: str) -
     assert check_state(artifact, state, lines(marks), kind) >= VERSIONS
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
-@EACH
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [
+        ("sync", 0),
+        *(pytest.param("sync", n, marks=pytest.mark.slow) for n in (1, 2)),
+        *(pytest.param("async", n, marks=pytest.mark.slow) for n in (0, 1, 2)),
+    ],
+)
 def test_killed_at_any_moment(artifact: Artifact, tmp_path: Path, seed: int, kind: str) -> None:
     """Each process is killed a moment after something it said, often while it writes."""
     moments = random.Random(seed)
