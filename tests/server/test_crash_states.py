@@ -29,8 +29,8 @@ __all__ = ["recorder_library", "recording_of"]
 EACH = pytest.mark.parametrize("kind", list(RUNS))
 # In the quick tests one kind of run stands for the others; the slow ones have all.
 ONE = pytest.mark.parametrize("kind", ["sync"])
-# Of the other kinds every so-manieth state: what they share was seen in all states of the first.
-EVERY = {"sync": 1, "async": 2, "robust": 3}
+# Every so-manieth state in `make test-full`; `make soak` has all of them.
+EVERY = {"sync": 2, "async": 4, "robust": 6}
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +71,30 @@ def test_after_any_crash_every_promise_is_kept(
     assert len({state.marks for state in states}) > 2 * 3 * VERSIONS[kind], (
         "marks lie between operations"
     )
-    some = states[::100]  # all of them in the slow test below
+    some = states[::100]  # more of them in the tests below
     check_all(artifact, some, tmp_path / "crashed", kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 @EACH
-def test_after_all_crashes_every_promise_is_kept(
+def test_after_many_crashes_every_promise_is_kept(
     artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, part: int, kind: str
 ) -> None:
     recording = recording_of(tmp_path / "state")
     assert run(artifact, recording, kind) == 0
     states = list(crash_states(recording.trace()))[part :: 4 * EVERY[kind]]
     check_all(artifact, states, tmp_path / "crashed", kind)
+
+
+@pytest.mark.soak
+@EACH
+def test_after_all_crashes_every_promise_is_kept(
+    artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, kind: str
+) -> None:
+    recording = recording_of(tmp_path / "state")
+    assert run(artifact, recording, kind) == 0
+    check_all(artifact, list(crash_states(recording.trace())), tmp_path / "crashed", kind)
 
 
 @pytest.mark.parametrize(
