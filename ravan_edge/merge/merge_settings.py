@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +16,13 @@ from ravan_edge.merge.server_optimizer import (
     ServerOptimizerName,
     Yogi,
 )
-from ravan_edge.training.options import check_options, option, option_infos, option_name
+from ravan_edge.training.options import (
+    check_options,
+    option,
+    option_infos,
+    option_name,
+    option_values,
+)
 
 __all__ = ["MergeName", "MergeSettings"]
 
@@ -201,11 +207,7 @@ class MergeSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: enumerations as their text."""
-        return {
-            item.name: str(value) if isinstance(value, StrEnum) else value
-            for item in fields(self)
-            for value in [getattr(self, item.name)]
-        }
+        return option_values(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MergeSettings:

@@ -8,14 +8,14 @@ that have arrived make the next one, each scaled by 1 / sqrt(1 + t).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from ravan_edge.errors import UsageError
 from ravan_edge.merge.exact import MergeScale
 from ravan_edge.merge.weight import FULL_FACTOR, MOST_COUNTED, PLAIN, Weight, staleness_factor
-from ravan_edge.training.options import check_options, option
+from ravan_edge.training.options import check_options, option, option_values
 
 __all__ = ["RoundMode", "RoundRule", "Weighting"]
 
@@ -141,11 +141,7 @@ class RoundRule:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: enumerations as their text."""
-        return {
-            item.name: str(value) if isinstance(value, StrEnum) else value
-            for item in fields(self)
-            for value in [getattr(self, item.name)]
-        }
+        return option_values(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RoundRule:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ravan_edge.codecs import LARGEST_SHARE, Codec, CodecName, codec_for
-from ravan_edge.training.options import check_options, option
+from ravan_edge.training.options import check_options, option, option_values
 
 __all__ = ["UploadSettings"]
 
@@ -46,7 +46,7 @@ class UploadSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"codec": str(self.codec), "top_k_share": self.top_k_share}
+        return option_values(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UploadSettings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ravan_edge.errors import UsageError
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-__all__ = ["OptionInfo", "check_options", "option", "option_infos", "option_name"]
+__all__ = [
+    "OptionInfo",
+    "check_options",
+    "option",
+    "option_infos",
+    "option_name",
+    "option_values",
+]
 
 _KEY = "ravan_option"
 
@@ -80,6 +88,14 @@ def option_infos(settings: _Settings | type[_Settings]) -> Iterator[tuple[Field[
         info = item.metadata.get(_KEY)
         if info is not None:
             yield item, info
+
+
+def option_values(settings: _Settings) -> dict[str, Any]:
+    """All fields, for JSON and for digests of a configuration: enumerations as their text."""
+    values = {item.name: getattr(settings, item.name) for item in fields(settings)}
+    return {
+        name: str(value) if isinstance(value, StrEnum) else value for name, value in values.items()
+    }
 
 
 def check_options(settings: _Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ravan_edge.artifact.manifest import Role
 from ravan_edge.errors import UsageError
 from ravan_edge.methods import HeadScore, ParameterLayout, Vector
 from ravan_edge.training.optimisers import Adam, Optimiser, OptimiserName, Sgd
-from ravan_edge.training.options import check_options, option, option_name
+from ravan_edge.training.options import check_options, option, option_name, option_values
 
 __all__ = ["LocalSettings"]
 
@@ -92,10 +92,7 @@ class LocalSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, and for digests of a configuration: enumerations as their text."""
-        return {
-            name: str(value) if isinstance(value, OptimiserName | HeadScore) else value
-            for name, value in asdict(self).items()
-        }
+        return option_values(self)
 
 
 # The annotations above, as they are written; what else stands there is a bug a test finds.
