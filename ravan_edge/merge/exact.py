@@ -140,6 +140,17 @@ class MergeScale:
         else:
             np.copyto(wide, values)
             total = self.rounded(wide, largest).sum(axis=axis)
+        return self.divided(total, count)
+
+    def divided(
+        self, total: NDArray[np.int64], count: int | NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """float64(S) 2^-p / count, each operation rounded by itself.
+
+        Args:
+            total: S, int64 [any].
+            count: How many were added, at least 1: of all numbers, or int32 [any].
+        """
         mean: NDArray[np.float64] = total.astype(np.float64)
         mean *= 2.0**-self.power
         mean /= count
@@ -266,10 +277,7 @@ class ExactSum:
 
     def mean(self) -> NDArray[np.float64]:
         """The mean of the differences, float64 [parameters]; 0 where nobody trained."""
-        mean = self.total.astype(np.float64)
-        mean *= 2.0**-self.scale.power
-        mean /= np.maximum(self.trainers, 1)
-        return mean
+        return self.scale.divided(self.total, np.maximum(self.trainers, 1))
 
     def apply(self, heads: Vector) -> Vector:
         """The merged heads: heads + mean of the differences; bits stay where nobody trained.
@@ -280,9 +288,7 @@ class ExactSum:
         for begin in range(0, heads.size, _BLOCK):
             block = slice(begin, begin + _BLOCK)
             trainers = self.trainers[block]
-            mean = self.total[block].astype(np.float64)
-            mean *= 2.0**-self.scale.power
-            mean /= np.maximum(trainers, 1)
+            mean = self.scale.divided(self.total[block], np.maximum(trainers, 1))
             mean += heads[block]
             np.copyto(merged[block], mean, where=trainers > 0, casting="same_kind")
         return merged
