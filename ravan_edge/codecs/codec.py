@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ __all__ = [
     "Codec",
     "CodecName",
     "CodedTensors",
+    "FixedForms",
     "Numbers",
     "TensorForms",
     "check_finite",
@@ -96,6 +98,23 @@ class Codec(Protocol):
             ArtifactError: Something that no encoder writes.
         """
         ...
+
+
+class FixedForms(ABC):
+    """A codec whose tensors follow from how many numbers there are."""
+
+    @abstractmethod
+    def forms(self, count: int) -> TensorForms:
+        """See :meth:`Codec.forms`."""
+
+    def expected(
+        self,
+        count: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        where: str,
+    ) -> TensorForms:
+        """The same: nothing is left to the file."""
+        return self.forms(count)
 
 
 def check_finite(numbers: Numbers) -> None:

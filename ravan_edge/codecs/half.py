@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ravan_edge.codecs.codec import (
     NUMBERS,
     CodecName,
     CodedTensors,
+    FixedForms,
     Numbers,
     TensorForms,
     check_finite,
@@ -26,7 +25,7 @@ __all__ = ["Half"]
 _BEYOND = 65_520.0
 
 
-class Half:
+class Half(FixedForms):
     """The codec; see :class:`ravan_edge.codecs.codec.Codec`."""
 
     name = CodecName.FP16
@@ -35,15 +34,6 @@ class Half:
     def forms(self, count: int) -> TensorForms:
         """One F16 [n]."""
         return {NUMBERS: ("F16", (count,))}
-
-    def expected(
-        self,
-        count: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        where: str,
-    ) -> TensorForms:
-        """The same."""
-        return self.forms(count)
 
     def encode(self, numbers: Numbers, stream: Stream) -> CodedTensors:
         """Round to nearest.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ravan_edge.codecs.blocks import SCALES, block_count, quantise, restore
@@ -11,6 +9,7 @@ from ravan_edge.codecs.codec import (
     NUMBERS,
     CodecName,
     CodedTensors,
+    FixedForms,
     Numbers,
     TensorForms,
     refused,
@@ -22,7 +21,7 @@ __all__ = ["Int4"]
 _LEVELS = 7
 
 
-class Int4:
+class Int4(FixedForms):
     """The codec; see :class:`ravan_edge.codecs.codec.Codec`."""
 
     name = CodecName.INT4
@@ -31,15 +30,6 @@ class Int4:
     def forms(self, count: int) -> TensorForms:
         """Two codes in a byte, the earlier one in its lower half: U8 [n / 2]; steps BF16 [blocks]."""
         return {NUMBERS: ("U8", (-(-count // 2),)), SCALES: ("BF16", (block_count(count),))}
-
-    def expected(
-        self,
-        count: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        where: str,
-    ) -> TensorForms:
-        """The same."""
-        return self.forms(count)
 
     def encode(self, numbers: Numbers, stream: Stream) -> CodedTensors:
         """Round at random.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ravan_edge.codecs.blocks import SCALES, block_count, quantise, restore
 from ravan_edge.codecs.codec import (
     NUMBERS,
     CodecName,
     CodedTensors,
+    FixedForms,
     Numbers,
     TensorForms,
     refused,
@@ -20,7 +19,7 @@ __all__ = ["Int8"]
 _LEVELS = 127
 
 
-class Int8:
+class Int8(FixedForms):
     """The codec; see :class:`ravan_edge.codecs.codec.Codec`."""
 
     name = CodecName.INT8
@@ -29,15 +28,6 @@ class Int8:
     def forms(self, count: int) -> TensorForms:
         """Codes I8 [n], steps BF16 [blocks]."""
         return {NUMBERS: ("I8", (count,)), SCALES: ("BF16", (block_count(count),))}
-
-    def expected(
-        self,
-        count: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        where: str,
-    ) -> TensorForms:
-        """The same."""
-        return self.forms(count)
 
     def encode(self, numbers: Numbers, stream: Stream) -> CodedTensors:
         """Round at random.
