@@ -14,12 +14,12 @@ from contextlib import suppress
 
 from ravan_edge.errors import StorageError
 from ravan_server.blobs.bucket import Bucket
+from ravan_server.blobs.update_log import padding_bytes
 from ravan_server.store.rows import StoredUpdate
 
 __all__ = ["S3UpdateLog"]
 
 _FOLDER = "updates"
-_ALIGNMENT_BYTES = 64
 _SEGMENT_BYTES = 32 << 20  # one is in memory twice while it is put
 _READERS = 8
 _AHEAD_BYTES = 32 << 20
@@ -57,7 +57,7 @@ class S3UpdateLog:
             self._name = f"{attempt}-{self._process}-{self._number}.updates"
             self._attempt, self._end = attempt, 0
         offset = self._end
-        padding = -len(content) % _ALIGNMENT_BYTES
+        padding = padding_bytes(len(content))
         self._segments.setdefault(self._name, []).extend((content, bytes(padding)))
         self._end += len(content) + padding
         return self._name, offset

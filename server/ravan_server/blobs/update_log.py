@@ -18,10 +18,15 @@ from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder
 from ravan_server.store.rows import StoredUpdate
 
-__all__ = ["FolderUpdateLog", "UpdateLog"]
+__all__ = ["FolderUpdateLog", "UpdateLog", "padding_bytes"]
 
 _ALIGNMENT_BYTES = 64
 _SEGMENT_BYTES = 1 << 30
+
+
+def padding_bytes(length: int) -> int:
+    """What follows an update of this length in its segment, before the next one can begin."""
+    return -length % _ALIGNMENT_BYTES
 
 
 class UpdateLog(Protocol):
@@ -110,7 +115,7 @@ class FolderUpdateLog:
             offset = self._end
             self._unsynced.setdefault(file, offset)
             _write_at(file.fileno(), content, offset)
-            self._end = offset + len(content) + -len(content) % _ALIGNMENT_BYTES
+            self._end = offset + len(content) + padding_bytes(len(content))
         return self._name, offset
 
     def sync(self) -> None:
