@@ -92,7 +92,6 @@ class Coordinator:
         self._asking = 0
         self._asking_lock = threading.Lock()
         self._typical_seconds = 0.0
-        self._trusted = True
         signature = read_signature(parts.artifact, parts.wall_clock())
         recover(parts)
         # A copy: in the artifact's folder it may be renewed while devices ask for this one.
