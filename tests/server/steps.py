@@ -13,9 +13,20 @@ from ravan_server.coordinator import Coordinator
 from ravan_server.serving import DATABASE_NAME
 from ravan_server.settings import RoundSettings
 from ravan_server.store import SqliteStore, TaskRow
-from tests.server.server_kit import ask, device_update, send
+from tests.server.server_kit import ask, device_update, send, wait_for
 
-__all__ = ["LOCAL", "do", "heads", "refusal", "rounds", "rows", "task", "wait_reason"]
+__all__ = [
+    "LOCAL",
+    "do",
+    "heads",
+    "one_round",
+    "refusal",
+    "rounds",
+    "rows",
+    "slow_device",
+    "task",
+    "wait_reason",
+]
 
 LOCAL = LocalSettings(local_steps=1)
 
@@ -48,6 +59,23 @@ def wait_reason(server: Coordinator, number: int) -> WaitReason:
 
 def do(server: Coordinator, offer: TaskOffer) -> None:
     send(server, device_update(server.artifact, offer), offer.task)
+
+
+def one_round(server: Coordinator) -> None:
+    """Two updates, and the version that they make."""
+    version = server.status().version
+    for number in range(2):
+        do(server, task(server, number))
+    wait_for(server, version + 1)
+
+
+def slow_device(server: Coordinator) -> TaskOffer:
+    """The task of device 0, which is still out when devices 1 and 2 have made version 1."""
+    slow, first, second = (task(server, number) for number in range(3))
+    do(server, first)
+    do(server, second)
+    wait_for(server, 1)
+    return slow
 
 
 def refusal(server: Coordinator, offer: TaskOffer) -> Refusal:

@@ -31,7 +31,7 @@ from tests.server.server_kit import (
     wait_for,
     wait_until,
 )
-from tests.server.steps import do, heads, refusal, rounds, rows, task, wait_reason
+from tests.server.steps import do, heads, refusal, rounds, rows, slow_device, task, wait_reason
 from tests.tiny_artifact import make_tiny_artifact
 
 
@@ -54,10 +54,7 @@ def server(artifact: Artifact, tmp_path: Path, clock: Clock) -> Iterator[Coordin
 def test_a_device_that_is_slow_is_merged_into_a_later_version_with_less_weight(
     server: Coordinator, artifact: Artifact
 ) -> None:
-    slow, first, second = (task(server, number) for number in range(3))
-    do(server, first)
-    do(server, second)
-    wait_for(server, 1)
+    slow = slow_device(server)
     status = server.status()
     assert (status.mode, status.goal, status.training, status.accepted) == ("async", 2, 1, 0)
     third = task(server, 1)
@@ -84,10 +81,7 @@ def test_a_device_gets_a_place_as_soon_as_one_is_free(server: Coordinator) -> No
 def test_the_same_task_again_while_it_is_out_also_when_a_version_was_made(
     server: Coordinator,
 ) -> None:
-    slow, first, second = (task(server, number) for number in range(3))
-    do(server, first)
-    do(server, second)
-    wait_for(server, 1)
+    slow = slow_device(server)
     again = task(server, 0)
     assert again == slow
     assert again.version == 0
@@ -171,10 +165,7 @@ def test_with_too_few_at_the_deadline_the_next_update_makes_a_version(
 
 
 def test_giving_a_task_of_an_earlier_version_back_frees_its_place(server: Coordinator) -> None:
-    slow, first, second = (task(server, number) for number in range(3))
-    do(server, first)
-    do(server, second)
-    wait_for(server, 1)
+    slow = slow_device(server)
     server.give_back(slow.task, DeviceFailure(reason=FailureReason.DATA)).result(30)
     assert server.status().training == 0
     assert task(server, 0).version == 1
@@ -184,10 +175,7 @@ def test_a_restart_keeps_what_is_out_and_what_is_stored(
     artifact: Artifact, tmp_path: Path, clock: Clock
 ) -> None:
     with opened_server(artifact, tmp_path, clock, rounds()) as server:
-        slow, first, second = (task(server, number) for number in range(3))
-        do(server, first)
-        do(server, second)
-        wait_for(server, 1)
+        slow = slow_device(server)
         third = task(server, 1)
         do(server, third)
     clock.now += 1000  # nobody could reach it
@@ -231,10 +219,7 @@ def test_an_update_that_comes_while_a_version_is_made_is_sent_again(
 
 
 def test_going_back_to_older_heads_ends_what_is_out(server: Coordinator, tmp_path: Path) -> None:
-    slow, first, second = (task(server, number) for number in range(3))
-    do(server, first)
-    do(server, second)
-    wait_for(server, 1)
+    slow = slow_device(server)
     third = task(server, 1)
     do(server, third)
     server.go_back(0)
@@ -251,10 +236,7 @@ def test_the_last_version_ends_what_is_out(
 ) -> None:
     settings = ServerSettings(rounds=1)
     with opened_server(artifact, tmp_path, clock, rounds(), settings) as server:
-        slow, first, second = (task(server, number) for number in range(3))
-        do(server, first)
-        do(server, second)
-        wait_for(server, 1)
+        slow = slow_device(server)
         assert server.status().state == "finished"
         assert refusal(server, slow).reason is Reason.ROUND_OVER
         assert wait_reason(server, 0) is WaitReason.FINISHED

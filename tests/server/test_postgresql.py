@@ -37,6 +37,7 @@ from tests.server.server_kit import (
     wait_for,
     wait_until,
 )
+from tests.server.steps import one_round
 from tests.services.postgresql import (
     PASSWORD,
     Postgresql,
@@ -68,16 +69,6 @@ def away() -> Iterator[Postgresql]:
 
 def settings_of(url: str) -> ServerSettings:
     return ServerSettings(database=url)
-
-
-def one_round(server: Coordinator) -> None:
-    """Two updates, and the version that they make."""
-    version = server.status().version
-    for number in range(2):
-        offer = ask(server, f"device-{number:03}")
-        assert isinstance(offer, TaskOffer)
-        send(server, device_update(server.artifact, offer), offer.task)
-    wait_for(server, version + 1)
 
 
 def test_a_run_goes_on_after_a_restart(

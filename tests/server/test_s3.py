@@ -14,11 +14,10 @@ import pytest
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import MissingExtraError, StorageError, UsageError
-from ravan_edge.protocol import Reason, Refusal, TaskOffer
+from ravan_edge.protocol import Reason, Refusal
 from ravan_edge.training import LocalSettings
 from ravan_server.app import create_app
 from ravan_server.blobs import Bucket, S3Blobs
-from ravan_server.coordinator import Coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
 from tests.server.asgi import Client
 from tests.server.server_kit import (
@@ -31,6 +30,7 @@ from tests.server.server_kit import (
     send,
     wait_for,
 )
+from tests.server.steps import one_round
 from tests.services.postgresql import Postgresql
 from tests.services.s3 import ACCESS_KEY, SECRET_KEY, S3Server, missing_s3, s3_server
 from tests.tiny_artifact import make_tiny_artifact
@@ -66,15 +66,6 @@ def settings_of(server: S3Server, name: str, database: str | None = None) -> Ser
     return ServerSettings(
         objects=f"s3://{name}/run", objects_endpoint=server.endpoint, database=database
     )
-
-
-def one_round(server: Coordinator) -> None:
-    version = server.status().version
-    for number in range(2):
-        offer = ask(server, f"device-{number:03}")
-        assert isinstance(offer, TaskOffer)
-        send(server, device_update(server.artifact, offer), offer.task)
-    wait_for(server, version + 1)
 
 
 def test_a_run_needs_no_folder_but_its_bucket_and_its_database(
