@@ -25,7 +25,6 @@ import math
 import os
 import pickle
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.merging_process import MergingProcess
 from ravan_edge.artifact import HEADS_BOUNDS, Layer, Role, read_header
 from ravan_edge.memory import PeakSampler
 from ravan_edge.merge import MergeScale, sum_updates
@@ -125,39 +125,15 @@ def serve(side: str, folder: Path) -> None:
         print(time.perf_counter() - began, time.process_time() - busy, flush=True)
 
 
-class Side:
-    """One process that merges when it is asked to."""
+class Side(MergingProcess):
+    """One process that merges when it is asked to, and the memory that its first merge took."""
 
     def __init__(self, name: str, folder: Path, stack: ExitStack) -> None:
-        words = [sys.executable, "-m", "bench.merge", "--side", name, "--folder", str(folder)]
-        self.process = stack.enter_context(
-            subprocess.Popen(
-                words,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        )
-        self._answer()
+        words = ["-m", "bench.merge", "--side", name, "--folder", str(folder)]
+        super().__init__(words, stack, {"OMP_NUM_THREADS": "1"})
         with PeakSampler([self.process.pid]) as sampler:
-            self.merge()
+            self.merge("go")
             self.peak_bytes = sampler.peak(self.process.pid).above_idle_bytes
-
-    def merge(self) -> tuple[float, float]:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        clock, processor = self._answer().split()
-        return float(clock), float(processor)
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a side ended with {self.process.wait()}")
-        return line
 
 
 def measure(
@@ -171,7 +147,7 @@ def measure(
         both: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
         for _ in range(repeats):
             for side, process in sides.items():
-                both[side].append(process.merge())
+                both[side].append(process.merge("go"))
         peaks = {side: process.peak_bytes for side, process in sides.items()}
         for process in sides.values():
             assert process.process.stdin is not None

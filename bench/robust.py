@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.merging_process import MergingProcess
 from ravan_edge.memory import PeakSampler
 from ravan_edge.merge import MergeScale
 from ravan_edge.merge.robust import (
@@ -107,40 +107,17 @@ def serve(side: str, path: Path, devices: int) -> None:
         print(clock, processor, flush=True)
 
 
-class Side:
-    """One process that merges when it is asked to."""
+class Side(MergingProcess):
+    """One process that merges by the rule that it is asked for, and what came out last."""
 
     def __init__(self, name: str, path: Path, devices: int, stack: ExitStack) -> None:
-        words = [sys.executable, "-m", "bench.robust", "--side", name, "--file", str(path)]
-        self.process = stack.enter_context(
-            subprocess.Popen(
-                [*words, "--devices", str(devices)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
-        )
+        words = ["-m", "bench.robust", "--side", name, "--file", str(path)]
+        super().__init__([*words, "--devices", str(devices)], stack)
         self._result = path.with_suffix(f".{name}.npy")
-        self._answer()
-
-    def merge(self, rule: str) -> tuple[float, float]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{rule}\n")
-        self.process.stdin.flush()
-        clock, processor = self._answer().split()
-        return float(clock), float(processor)
 
     def result(self) -> NDArray[np.float64]:
         found: NDArray[np.float64] = np.load(self._result).astype(np.float64)
         return found
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a side ended with {self.process.wait()}")
-        return line
 
 
 def measure(repeats: int, devices: int, numbers: int, rules: Sequence[str]) -> dict[str, Any]:
