@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -30,12 +29,13 @@ from ravan_server.access.members import Members
 from ravan_server.artifact_signature import ExpiryWatch, read_signature
 from ravan_server.blobs import ArtifactBlobs
 from ravan_server.evaluator import Evaluator
-from ravan_server.group_commit import GroupCommit, Work
+from ravan_server.group_commit import GroupCommit
 from ravan_server.history import History, version_info
 from ravan_server.housekeeper import Housekeeper
+from ravan_server.latest_view import LatestView
 from ravan_server.merging import Merger
 from ravan_server.meters import Meters
-from ravan_server.offers import check_protocol, choose_plan, meets_conditions, task_offer
+from ravan_server.offers import check_protocol, choose_plan, task_offer
 from ravan_server.operations import (
     CheckedUpdate,
     accept_update,
@@ -51,18 +51,13 @@ from ravan_server.parts import Parts
 from ravan_server.readiness import Readiness
 from ravan_server.recovery import recover
 from ravan_server.rounds import AttemptState
-from ravan_server.store import TaskRow, TaskState, VersionRow
+from ravan_server.store import SCORING, TaskRow, VersionRow
 from ravan_server.view import View
-from ravan_server.windows import ReturnWindows
+from ravan_server.waiting import Waiting
 
 __all__ = ["Coordinator"]
 
 _log = logging.getLogger(__name__)
-
-_MOST_TRIES = 10  # for each place of an attempt
-_MORE_TRIES = 1000
-_MERGING_SECONDS = 2.0
-_AFTER_FINISH_SECONDS = 3600.0
 
 
 class Coordinator:
@@ -88,22 +83,18 @@ class Coordinator:
         self._settings = parts.settings
         self._files = ArtifactBlobs(parts.artifact)
         self._merger = Merger(parts)
-        self._windows = ReturnWindows(parts.settings.check_ins_per_second)
-        self._asking = 0
-        self._asking_lock = threading.Lock()
-        self._typical_seconds = 0.0
+        self._waiting = Waiting(parts.settings, parts.clock, parts.meters)
         signature = read_signature(parts.artifact, parts.wall_clock())
         recover(parts)
         # A copy: in the artifact's folder it may be renewed while devices ask for this one.
         self._signature = None if signature is None else parts.blobs.put(signature.content)
-        with self._store.reading() as transaction:
-            self._view = View.load(transaction)
+        self._latest = LatestView(self._store, self._changed, self._shut_out)
         self._writer = GroupCommit(
             self._store,
             parts.log,
             self._clock,
-            self._committed,
-            lambda: self._view,
+            self._latest.committed,
+            self._latest.at,
             parts.meters,
         )
         self.history = History(self._store, self._clock)
@@ -113,13 +104,20 @@ class Coordinator:
             self._writer,
             self._merger,
             lambda: self._view,
-            self._evaluate,
+            self._latest.look,
             ExpiryWatch(signature),
+            frozenset() if self._signature is None else frozenset({self._signature}),
         )
         self._evaluator = None
         if evaluation:
             self._evaluator = Evaluator(
-                parts.artifact, evaluation, parts.blobs.path, self._record_scores, parts.meters
+                parts.artifact,
+                evaluation,
+                parts.blobs.path,
+                self._record_scores,
+                parts.meters,
+                lambda: self._store.only_one(SCORING),
+                self._is_scored,
             )
         self.readiness = Readiness(
             {"writer": lambda: self._writer.alive, "housekeeper": lambda: self._housekeeper.alive},
@@ -127,7 +125,8 @@ class Coordinator:
             time.monotonic,
         )
         self.meters.watch_status(self.status)
-        self.meters.scored(self._view.heads.scores)
+        self._seen = self._view.heads
+        self.meters.scored(self._seen.scores)
 
     @property
     def artifact(self) -> Artifact:
@@ -176,7 +175,9 @@ class Coordinator:
         Raises:
             Refusal: There is none.
         """
-        path = self._files.path(digest) or self._parts.blobs.path(digest)
+        path = self.blob_at_hand(digest)
+        if path is None and self._is_kept(digest):
+            path = self._parts.blobs.path(digest)
         if path is None:
             raise Refusal(Reason.NO_SUCH_BLOB, f"there is no blob {digest[:64]}")
         return path
@@ -194,7 +195,7 @@ class Coordinator:
         check_protocol(check_in.protocol)
         plan = choose_plan(check_in, self.artifact)
         view = self._view
-        reason = self._reason_to_wait(view, check_in)
+        reason = self._waiting.reason(view, check_in)
         if reason is not None:
             return self._come_back(reason, check_in.device)
         known = view.task_of.get(check_in.device)
@@ -204,11 +205,11 @@ class Coordinator:
             answered: Future[TaskRow | WaitReason] = Future()
             answered.set_result(known)
             return answered
-        self._asked(1)
+        self._waiting.asked(1)
         future = self._writer.submit(
             lambda work: assign(work, check_in, plan), device=check_in.device
         )
-        future.add_done_callback(lambda _: self._asked(-1))
+        future.add_done_callback(lambda _: self._waiting.asked(-1))
         return future
 
     def answer(self, found: TaskRow | WaitReason, device: str) -> TaskOffer | ComeBack:
@@ -245,6 +246,9 @@ class Coordinator:
             Refusal: There is no such task, or it ended without an update.
         """
         row = self._view.tasks.get(task)
+        if row is None:
+            self._latest.look()  # another process may have given it out a moment ago
+            row = self._view.tasks.get(task)
         if row is None:
             with self._store.reading() as transaction:
                 row = transaction.task(task)
@@ -307,6 +311,7 @@ class Coordinator:
         """
         while True:
             with self._store.reading() as transaction:
+                since = transaction.revision
                 source, latest = transaction.version(version), transaction.latest_version()
             if source is None or source.deleted:
                 raise Refusal(
@@ -319,63 +324,46 @@ class Coordinator:
                 detail = f"the heads of version {version} are gone"
                 raise Refusal(Reason.NO_SUCH_VERSION, detail) from None
             operation = partial(
-                go_back, version=row, settings=self._parts.rounds, seed=self._settings.seed
+                go_back,
+                version=row,
+                settings=self._parts.rounds,
+                seed=self._settings.seed,
+                since=since,
             )
-            done = self._writer.submit(operation).result()
-            if done:
-                self._evaluate(row)
+            if self._writer.submit(operation).result():
                 return version_info(row)
 
-    def _reason_to_wait(self, view: View, check_in: CheckIn) -> WaitReason | None:
-        """Why a device gets no task, as far as the copy in memory knows: the way that costs nothing."""
-        if view.attempt.state is AttemptState.MERGED:
-            return WaitReason.FINISHED
-        if view.attempt.state is AttemptState.CLOSED:
-            return WaitReason.MERGING
-        known = view.task_of.get(check_in.device)
-        if known is not None:
-            return None if known.state is TaskState.TRAINING else WaitReason.TOOK_PART
-        if view.attempt.free_places <= self._asking:
-            return WaitReason.ROUND_FULL
-        # A place that is given back is free again, but its task is kept: ever new ids that take one
-        # and give it back would fill memory and disk.
-        if len(view.tasks) >= _MOST_TRIES * view.attempt.settings.places + _MORE_TRIES:
-            return WaitReason.ROUND_FULL
-        if not meets_conditions(check_in, self._settings):
-            return WaitReason.CONDITIONS
-        return None
+    @property
+    def _view(self) -> View:
+        return self._latest.view
+
+    def _is_kept(self, digest: str) -> bool:
+        """Whether devices may ask for a blob; whoever asks for another one costs no more than this."""
+        if digest in {self._signature, self._view.heads.heads}:
+            return True
+        with self._store.reading() as transaction:
+            return transaction.keeps(digest)
 
     def _come_back(self, reason: WaitReason, device: str) -> ComeBack:
-        self.meters.check_in(reason)
-        now = self._clock()
-        self._windows.arrived(device, now)
-        attempt = self._view.attempt
-        if reason is WaitReason.FINISHED:
-            wait = _AFTER_FINISH_SECONDS
-        elif reason is WaitReason.MERGING:
-            wait = _MERGING_SECONDS
-        elif reason is WaitReason.ROUND_FULL and attempt.is_async:
-            # About that often a place is free, were all devices alike.
-            wait = self._typical_seconds / attempt.settings.updates
-        elif reason in {WaitReason.ROUND_FULL, WaitReason.TOOK_PART}:
-            wait = self._typical_seconds - attempt.running_seconds(now)
-        else:
-            wait = attempt.settings.deadline_seconds / 8
-        earliest, latest = self._windows.window(now, wait)
-        return ComeBack(reason=reason, earliest_seconds=earliest, latest_seconds=latest)
+        return self._waiting.come_back(self._view.attempt, reason, device)
 
-    def _asked(self, more: int) -> None:
-        with self._asking_lock:
-            self._asking += more
-
-    def _committed(self, work: Work | None) -> None:
-        if work is None or not self._view.follow(work):
-            with self._store.reading() as transaction:  # may fail: then the next commit tries again
-                self._view = View.load(transaction)
-        attempt = self._view.attempt
+    def _changed(self, view: View) -> None:
+        attempt, heads = view.attempt, view.heads
         if attempt.state is AttemptState.CLOSED:
-            self._typical_seconds = attempt.running_seconds(attempt.ended_at or 0.0)
+            self._waiting.closed(attempt)
             self._housekeeper.wake()
+        if heads is not self._seen:
+            self._seen = heads
+            self.meters.scored(heads.scores)
+            self._evaluate(heads)
+
+    def _shut_out(self, device: str) -> None:
+        self.members.keyring.forget(device)
+
+    def _is_scored(self, version: int) -> bool:
+        with self._store.reading() as transaction:
+            row = transaction.version(version)
+        return row is None or row.scores is not None
 
     def _evaluate(self, version: VersionRow) -> None:
         if self._evaluator is not None and version.scores is None:

@@ -1,7 +1,8 @@
 """Scores of new versions on rows that the server has, in a process of their own.
 
 The process is ``ravan eval``: the server itself never loads a runtime, and whatever the data or the
-runtime do, it goes on. While versions come quicker than they can be scored, only the latest is.
+runtime do, it goes on. While versions come quicker than they can be scored, only the latest is. Of several
+servers of one run one scores at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ravan_edge.artifact import Artifact
@@ -26,6 +28,7 @@ __all__ = ["Evaluator"]
 
 _log = logging.getLogger(__name__)
 
+_TURN_SECONDS = 1.0
 _SCORES = ("accuracy", "loss", "count", "perplexity")
 
 
@@ -38,6 +41,8 @@ class Evaluator:
         path: Where the heads file of a version is; None: gone.
         on_scores: Told a version's number and its scores as JSON.
         meters: What counts evaluations.
+        only_one: Whether it is this server's turn, as long as its block lasts.
+        is_scored: Whether a version was scored meanwhile.
     """
 
     def __init__(
@@ -47,7 +52,11 @@ class Evaluator:
         path: Callable[[str], Path | None],
         on_scores: Callable[[int, str], None],
         meters: Meters,
+        only_one: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(True),
+        is_scored: Callable[[int], bool] = lambda _: False,
     ) -> None:
+        self._only_one = only_one
+        self._is_scored = is_scored
         self._artifact = artifact
         self._options = options
         self._path = path
@@ -78,18 +87,29 @@ class Evaluator:
 
     def _run(self) -> None:
         while (version := self._latest()) is not None:
-            path = self._path(version.heads)
-            if path is None:
-                continue
             try:
-                self._evaluate(version, path)
+                done = self._score(version)
             except Exception:  # noqa: BLE001  (the next version may be scored)
                 self._failed("version %(version)d could not be evaluated", version, trace=True)
+                continue
+            if not done and not self._ending.wait(_TURN_SECONDS):
+                self._waiting.put(version)  # whoever scores it may be killed before it has
+
+    def _score(self, version: VersionRow) -> bool:
+        """Whether nothing is left to do for it."""
+        with self._only_one() as mine:
+            if mine and not self._is_scored(version.version):
+                path = self._path(version.heads)
+                if path is not None:
+                    self._evaluate(version, path)
+        return mine
 
     def _latest(self) -> VersionRow | None:
         version = self._waiting.get()
         while version is not None and not self._waiting.empty():
-            version = self._waiting.get()
+            following = self._waiting.get()
+            if following is None or following.version > version.version:
+                version = following
         return version
 
     def _evaluate(self, version: VersionRow, path: Path) -> None:

@@ -32,6 +32,7 @@ class Event(StrEnum):
     """What can happen."""
 
     LISTENING = "listening"
+    JOINED = "joined"
     ENDED = "ended"
     ROUND_MERGED = "round_merged"
     ATTEMPT_FAILED = "attempt_failed"

@@ -214,8 +214,9 @@ class GroupCommit:
         clock: Seconds since 1970.
         on_commit: Called in the writer's thread after every commit, before anybody is answered;
             with None after one that failed, when nobody knows what the store holds. It may raise.
-        memory: What the last call of ``on_commit`` left behind, to spare reading it. It is not looked at
-            where the store was written since: by another process, or by a commit whose end nobody saw.
+        memory: What the store held at the end of a revision, to spare reading it; asked at the beginning of
+            each transaction, which has written nothing, with the revision before. It is not looked at where
+            it is of another one. None: operations read everything.
         meters: What counts commits.
     """
 
@@ -225,7 +226,7 @@ class GroupCommit:
         log: UpdateLog,
         clock: Callable[[], float],
         on_commit: Callable[[Work | None], None],
-        memory: Callable[[], Memory | None] = lambda: None,
+        memory: Callable[[Transaction, int], Memory | None] = lambda *_: None,
         meters: Meters | None = None,
     ) -> None:
         self._store = store
@@ -289,7 +290,8 @@ class GroupCommit:
         return False
 
     def _work(self, transaction: Transaction) -> Work:
-        memory, revision = self._memory(), transaction.revision
+        revision = transaction.revision
+        memory = self._memory(transaction, revision - 1)
         if memory is not None and memory.revision != revision - 1:
             memory = None
         return Work(transaction, self._log, self._clock(), transaction.attempt(), memory, revision)

@@ -1,4 +1,8 @@
-"""What the server does by itself: ends attempts at their deadline, merges, forgets old versions."""
+"""What the server does by itself: ends attempts at their deadline, merges, forgets old versions.
+
+Where several processes serve a run, each of them does so: what it does to the store is one operation that
+looks first, and merging, which takes long, is what one of them does at a time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from ravan_server.merging import Merger
 from ravan_server.operations import forget_old, record_merge, turn
 from ravan_server.parts import Parts
 from ravan_server.rounds import AttemptState
-from ravan_server.store import VersionRow
+from ravan_server.store import MERGING
 from ravan_server.view import View
 
 __all__ = ["Housekeeper"]
@@ -33,8 +37,9 @@ class Housekeeper:
         writer: Through which everything is written.
         merger: Makes versions.
         view: The latest view.
-        on_version: Told every new version, once it is durable.
+        look: Takes over what other processes wrote.
         expiry: Of the artifact's signature.
+        lasting: Blobs of which each process keeps its copy.
     """
 
     def __init__(
@@ -43,15 +48,17 @@ class Housekeeper:
         writer: GroupCommit,
         merger: Merger,
         view: Callable[[], View],
-        on_version: Callable[[VersionRow], None],
+        look: Callable[[], None],
         expiry: ExpiryWatch,
+        lasting: frozenset[str] = frozenset(),
     ) -> None:
         self._parts = parts
         self._writer = writer
         self._merger = merger
         self._view = view
-        self._on_version = on_version
+        self._look = look
         self._expiry = expiry
+        self._lasting = lasting
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._turning = threading.Lock()
@@ -85,10 +92,16 @@ class Housekeeper:
             RavanError: A merge failed; nothing is lost, it is tried again.
         """
         with self._turning:
-            self._expiry.look(self._parts.wall_clock())
+            parts = self._parts
+            self._expiry.look(parts.wall_clock())
+            parts.store.hold()
+            self._look()
             self._end_attempt()
             if self._view().attempt.state is AttemptState.CLOSED:
-                self._merge()
+                with parts.store.only_one(MERGING) as mine:
+                    self._look()  # another one may have finished it a moment ago
+                    if mine and self._view().attempt.state is AttemptState.CLOSED:
+                        self._merge()
             self._tidy()
 
     def _run(self) -> None:
@@ -119,9 +132,14 @@ class Housekeeper:
 
     def _tidy(self) -> None:
         """Delete the updates of attempts that are over, also of those that were never merged."""
-        latest = self._view().attempt.id
+        latest, parts = self._view().attempt.id, self._parts
+        if self._untidied < latest and parts.store.shared:
+            with parts.store.reading() as transaction:
+                versions = [row for row in transaction.versions() if not row.deleted]
+            kept = {digest for row in versions for digest in (row.heads, row.moments) if digest}
+            parts.blobs.forget_copies(self._lasting | kept)  # other processes delete versions, too
         while self._untidied < latest:
-            self._parts.log.drop(self._untidied)
+            parts.log.drop(self._untidied)
             self._untidied += 1
 
     def _end_attempt(self) -> None:
@@ -148,12 +166,14 @@ class Housekeeper:
         view, parts = self._view(), self._parts
         attempt, settings = view.attempt, parts.settings
         with parts.store.reading() as transaction:
-            rows = transaction.tasks_stored(attempt.id)
+            since, rows = transaction.revision, transaction.tasks_stored(attempt.id)
         updates = [row.update for row in rows if row.update]
         with parts.meters.merge_seconds.time():
             version = self._merger.merge(attempt, updates, view.heads, parts.clock())
         merged = self._writer.submit(
-            lambda work: record_merge(work, version, parts.rounds, settings.seed, settings.rounds)
+            lambda work: record_merge(
+                work, version, parts.rounds, settings.seed, settings.rounds, since
+            )
         ).result()
         if not merged:
             return
@@ -168,7 +188,6 @@ class Housekeeper:
             updates=len(updates),
             heads_kept=version.heads_kept,
         )
-        self._on_version(version)
         parts.log.drop(attempt.id)
         old = self._writer.submit(lambda work: forget_old(work, settings.keep_versions)).result()
         for row in old:

@@ -208,12 +208,23 @@ def turn(work: Work, settings: RoundSettings, seed: int) -> None:
 
 
 def record_merge(
-    work: Work, version: VersionRow, settings: RoundSettings, seed: int, rounds: int
+    work: Work, version: VersionRow, settings: RoundSettings, seed: int, rounds: int, since: int
 ) -> bool:
-    """The closed attempt has become a version, whose heads file is durable; False: it is not wanted."""
+    """The closed attempt has become a version, whose heads file is durable; False: it is not wanted.
+
+    Args:
+        work: What to work on.
+        version: What was made.
+        settings: Of the next attempt.
+        seed: Of the run.
+        rounds: Of the run.
+        since: The store's revision before any file of the version was written.
+    """
     attempt = work.attempt
     if attempt.id != version.attempt or attempt.state is not AttemptState.CLOSED:
         return False  # recorded before, or an operator went back to other heads meanwhile
+    if work.transaction.recovered > since:
+        return False  # another process recovered the run, and may have deleted the files: make them again
     work.transaction.add_version(version)
     work.end_stored(TaskState.MERGED)
     goes_on = attempt.round < rounds
@@ -231,10 +242,20 @@ def record_merge(
     return True
 
 
-def go_back(work: Work, version: VersionRow, settings: RoundSettings, seed: int) -> bool:
-    """An older version's heads are the latest again, as a new version; False: another was quicker."""
+def go_back(
+    work: Work, version: VersionRow, settings: RoundSettings, seed: int, since: int
+) -> bool:
+    """An older version's heads are the latest again, as a new version; False: another was quicker.
+
+    Args:
+        work: What to work on.
+        version: What was made.
+        settings: Of the next attempt.
+        seed: Of the run.
+        since: As of :func:`record_merge`.
+    """
     latest = work.transaction.latest_version()
-    if version.version != latest.version + 1:
+    if version.version != latest.version + 1 or work.transaction.recovered > since:
         return False
     work.transaction.add_version(version)
     attempt = work.attempt

@@ -87,7 +87,9 @@ def open_coordinator(
         UsageError: It belongs to another artifact.
         StorageError: It cannot be made or read.
     """
-    store = open_store(state / DATABASE_NAME, settings.database, settings.database_file)
+    store = open_store(
+        state / DATABASE_NAME, settings.database, settings.database_file, shared=settings.shared
+    )
     try:
         log, blobs = _open_blobs(state, settings)
         parts = Parts(
@@ -97,7 +99,7 @@ def open_coordinator(
             blobs,
             rounds,
             settings,
-            clock=clock or steady_clock(),
+            clock=clock or steady_clock(store.now),
             retry_seconds=retry_seconds,
             wall_clock=clock or time.time,
             scratch=state / SCRATCH_NAME,

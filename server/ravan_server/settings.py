@@ -190,6 +190,12 @@ class ServerSettings:
     objects_region: str | None = option(
         None, "Region of the bucket. Default: AWS_REGION, else us-east-1.", group=_STORAGE
     )
+    shared: bool = option(
+        False,
+        "Other processes serve the same run, all with --shared, each with a --state of its own: needs a "
+        "database and a bucket.",
+        group=_STORAGE,
+    )
     enrolment: bool = option(
         False,
         "Take only enrolled devices, also where nobody but this machine can connect.",
@@ -275,6 +281,26 @@ class ServerSettings:
                 hint="give --tls-certificate and --tls-key; or --behind-proxy, where a proxy in front "
                 "does TLS; or use 127.0.0.1",
             )
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """What processes share must be where all of them find it."""
+        database = self.database is not None or self.database_file is not None
+        for given, name, what in (
+            (database, "--database", "a PostgreSQL that all of them can reach"),
+            (self.objects is not None, "--objects", "a bucket that all of them can reach"),
+            (
+                not self.login or self.operator_token_file is not None,
+                "--operator-token-file",
+                "one token of operators for all of them",
+            ),
+        ):
+            if self.shared and not given:
+                raise UsageError(
+                    f"processes that serve one run need {what}",
+                    where="--shared",
+                    hint=f"give {name}, or leave out --shared where one process serves the run",
+                )
 
     @property
     def exposed(self) -> bool:

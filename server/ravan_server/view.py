@@ -1,8 +1,8 @@
 """A copy in memory of what requests ask for most: the latest attempt, its tasks, its heads.
 
-Written by the writer's thread after each commit, read by all. It may be a moment old, so it decides only
-what costs nothing when it is wrong: that a device shall come back later, or what a task is before
-its upload begins.
+It follows each commit of this process, and what others wrote when this one writes next or looks around. All
+threads read it. It may be a moment old, so it decides only what costs nothing when it is wrong: that a device
+shall come back later, or what a task is before its upload begins.
 """
 
 from __future__ import annotations
@@ -44,15 +44,20 @@ class View:
     revision: int = 0
 
     @classmethod
-    def load(cls, transaction: Transaction) -> View:
-        """What the store holds."""
+    def load(cls, transaction: Transaction, revision: int | None = None) -> View:
+        """What the store holds.
+
+        Args:
+            transaction: It has written nothing.
+            revision: The latest that is over; None: that of the transaction, which only reads.
+        """
         attempt = transaction.attempt()
         view = cls(
             attempt,
             transaction.latest_version(),
             devices=transaction.devices(),
             failed_attempts=transaction.attempts(AttemptState.FAILED),
-            revision=transaction.revision,
+            revision=transaction.revision if revision is None else revision,
         )
         view._remember(transaction.tasks(attempt.id))
         view._remember(transaction.tasks_stored(attempt.id))
@@ -65,8 +70,26 @@ class View:
                 view.earlier[number] = found, heads
         return view
 
+    def caught_up(self, transaction: Transaction, revision: int) -> View:
+        """This view with what other processes of a shared store wrote; another one, if an attempt began.
+
+        Args:
+            transaction: It has written nothing.
+            revision: The latest that is over.
+        """
+        attempt = transaction.attempt()
+        if attempt.id != self.attempt.id or attempt.state is AttemptState.MERGED:
+            return View.load(transaction, revision)
+        self._remember(transaction.tasks_written(self.revision))
+        self.heads = transaction.latest_version()  # its scores may be new
+        self.attempt, self.revision = attempt, revision
+        self.devices = transaction.devices()
+        return self
+
     def follow(self, work: Work) -> bool:
-        """Take over what a commit changed; False: another attempt began, or others wrote: load it."""
+        """Take over what a commit changed; False: another attempt began, or a commit was not seen."""
+        if work.revision <= self.revision:  # whoever looked around was quicker
+            return True
         if work.revision != self.revision + 1:
             return False
         if work.attempt.id != self.attempt.id or work.attempt.state is AttemptState.MERGED:

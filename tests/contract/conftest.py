@@ -28,6 +28,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         def opened() -> SqlStore:
             store = make()
             stack.callback(store.close)
+            store.admit_others()
             return store
 
         yield opened

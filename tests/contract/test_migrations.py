@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, inspect, select, text
 
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import UsageError
+from ravan_edge.protocol import InviteDevices
+from ravan_edge.signing import device_of_key
 from ravan_edge.training import LocalSettings
 from ravan_server.serving import DATABASE_NAME
 from ravan_server.settings import RoundSettings, ServerSettings
@@ -123,6 +126,42 @@ def test_a_run_of_schema_2_goes_on(
         counted = [Counted(number, 1) for number in range(2)]
         found = server.blob(server.status().heads).read_bytes()
         assert found == merged_heads(artifact, first, counted, 1, most=2)
+
+
+def test_tables_of_schema_3_become_todays(
+    artifact: Artifact, tmp_path: Path, database: tuple[ServerSettings, Any]
+) -> None:
+    settings, opens = database
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS, settings) as server:
+        offer = ask(server, "device-000")
+        invited = server.members.invite(InviteDevices(uses=2))
+        keys = [Ed25519PrivateKey.generate().public_key().public_bytes_raw() for _ in range(2)]
+        for key in keys:
+            server.members.enrol(invited.token, key.hex()).result(30)
+        server.members.revoke(device_of_key(keys[0]))
+    store = opens()
+    today = shape(store.engine)
+    with store.engine.begin() as connection:
+        for statement in (
+            "DROP INDEX tasks_written",
+            "DROP INDEX identities_revoked",
+            "ALTER TABLE tasks DROP COLUMN revision",
+            "ALTER TABLE identities DROP COLUMN revoked_in",
+            "ALTER TABLE writes DROP COLUMN recovered",
+            "UPDATE run SET schema_version = 3",
+        ):
+            connection.execute(text(statement))
+        revision = connection.scalar(text("SELECT revision FROM writes"))
+    store.close()
+    with opened_server(artifact, tmp_path, Clock(), ROUNDS, settings) as server:
+        send(server, device_update(artifact, offer), offer.task)
+    store = opens()
+    assert shape(store.engine) == today
+    with store.reading() as transaction:
+        assert transaction.revision > revision
+        assert transaction.identities.revoked_after(-1) == [device_of_key(keys[0])]
+        assert transaction.identities.revoked_after(0) == []
+    store.close()
 
 
 def test_a_step_that_fails_changes_nothing(

@@ -284,6 +284,14 @@ class TestVersions:
         with store.reading() as transaction:
             assert transaction.versions() == [changed, replace(VERSION, version=1)]
 
+    def test_which_heads_are_kept(self, store: SqlStore) -> None:
+        with store.writing() as transaction:
+            assert transaction.keeps(VERSION.heads)
+            assert not transaction.keeps("0" * 64)
+            assert not transaction.keeps(HOSTILE)
+            transaction.save_version(replace(VERSION, deleted=True))
+            assert not transaction.keeps(VERSION.heads)
+
     def test_a_number_is_given_once(self, store: SqlStore) -> None:
         with pytest.raises(IntegrityError), store.writing() as transaction:
             transaction.add_version(VERSION)

@@ -49,6 +49,7 @@ if __name__ == "__main__":
             database=sys.argv[5],
             objects=sys.argv[6],
             objects_endpoint=sys.argv[7],
+            shared=sys.argv[8:] == ["shared"],
             keep_versions=99,
         ),
     )

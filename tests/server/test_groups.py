@@ -79,7 +79,7 @@ def test_operations_of_a_group_see_each_other(
     rounds = RoundSettings(goal=12, over_selection=3.0)
     with opened_server(artifact, tmp_path / "state", Clock(), rounds) as coordinator:
         if not remembers:  # the slow twin: every row is read from the store
-            monkeypatch.setattr(coordinator._writer, "_memory", lambda: None)
+            monkeypatch.setattr(coordinator._writer, "_memory", lambda *_: None)
         first = all_check_in(coordinator, range(12))
         assert [offer.device for offer in first] == list(range(12))
         all_upload(coordinator, first)

@@ -1,4 +1,4 @@
-"""A server on PostgreSQL and S3 is killed with SIGKILL again and again, and followed on another machine."""
+"""Servers on PostgreSQL and S3 are killed with SIGKILL again and again, and followed on another machine."""
 
 from __future__ import annotations
 
@@ -64,6 +64,50 @@ def test_killed_at_any_moment(
     check(artifact, PostgresqlStore(url), lines(marks), blobs)
     left = [path for path in (s3.folder / name).rglob("*.updates") if path.is_file()]
     assert not left, "what a killed process had put is deleted by the next"
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_two_that_serve_one_run(
+    artifact: Artifact, tmp_path: Path, postgresql: Postgresql, s3: S3Server, seed: int
+) -> None:
+    """One of the two at a time, at any moment; it is followed while the other one goes on."""
+    moments = random.Random(seed)
+    marks, name = tmp_path / "marks", s3.new_bucket()
+    url, objects = postgresql.url(postgresql.new_database()), f"s3://{name}/run"
+    machines = iter(range(100))
+
+    def started() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.server.remote_program", str(artifact.folder)]
+        command += [str(tmp_path / f"machine-{next(machines)}"), str(marks), str(VERSIONS)]
+        return subprocess.Popen([*command, url, objects, s3.endpoint, "shared"])
+
+    processes = [started(), started()]
+    kills = 0
+    try:
+        while all(process.poll() is None for process in processes):
+            patience, wanted = time.monotonic() + 60, len(lines(marks)) + moments.randint(2, 6)
+            while len(lines(marks)) < wanted and all(each.poll() is None for each in processes):
+                assert time.monotonic() < patience, "the servers do nothing"
+                time.sleep(0.0005)
+            time.sleep(moments.random() * 0.03)
+            number = moments.randrange(2)
+            if processes[number].poll() is None:
+                processes[number].send_signal(signal.SIGKILL)
+                kills += processes[number].wait() != 0
+                processes[number] = started()
+        for process in processes:
+            assert process.wait(60) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert kills >= 2
+    settings = ServerSettings(database=url, objects=objects, objects_endpoint=s3.endpoint)
+    with opened_server(artifact, tmp_path / "last", Clock(), ROUNDS, settings) as server:
+        blobs = [server.blob(each.heads) for each in reversed(server.versions())]
+    check(artifact, PostgresqlStore(url), lines(marks), blobs)
+    left = [path for path in (s3.folder / name).rglob("*.updates") if path.is_file()]
+    assert not left
 
 
 def check(

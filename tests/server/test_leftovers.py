@@ -51,7 +51,7 @@ def test_updates_that_an_operator_did_not_want_are_deleted(
 def test_ever_new_devices_that_give_back_do_not_fill_the_server(
     artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ravan_server.coordinator._MORE_TRIES", 5)
+    monkeypatch.setattr("ravan_server.waiting._MORE_TRIES", 5)
     clock, places = Clock(), ROUNDS.places
     with opened_server(artifact, tmp_path, clock, ROUNDS) as server:
         given = 0

@@ -206,7 +206,7 @@ def test_a_commit_whose_end_nobody_saw_is_not_trusted(
         offers = [ask(server, f"device-{number:03}") for number in range(2)]
         before = copy.deepcopy(server._view)
         send(server, device_update(artifact, offers[0]), offers[0].task)
-        server._view = before
+        server._latest.view = before
         send(server, device_update(artifact, offers[1]), offers[1].task)
         wait_for(server, 1)
         assert server.versions()[0].updates == 2

@@ -101,11 +101,17 @@ class TestAddress:
         PostgresqlStore(postgresql.tcp_url(postgresql.new_database())).close()
 
 
+def opened_shared(url: str) -> PostgresqlStore:
+    store = PostgresqlStore(url, shared=True)
+    store.admit_others()
+    return store
+
+
 class TestOneProcess:
     def test_a_second_one_is_refused(
         self, postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ravan_server.store.postgresql._PATIENCE_SECONDS", 0.2)
+        monkeypatch.setattr("ravan_server.store.process_locks._PATIENCE_SECONDS", 0.2)
         url = postgresql.url(postgresql.new_database())
         store = PostgresqlStore(url)
         for shared in (False, True):
@@ -114,7 +120,8 @@ class TestOneProcess:
         with store.writing() as transaction:
             transaction.devices()
         store.close()
-        both = [PostgresqlStore(url, shared=True) for _ in range(2)]
+        both = [opened_shared(url) for _ in range(2)]
+        assert [each.alone for each in both] == [True, False]
         with pytest.raises(UsageError, match="another process has this database"):
             PostgresqlStore(url)
         for each in both:
@@ -175,7 +182,7 @@ class TestDatabase:
 
     def test_a_writer_that_stands_still_is_thrown_out(self, postgresql: Postgresql) -> None:
         url = postgresql.url(postgresql.new_database())
-        store, other = (PostgresqlStore(url, shared=True) for _ in range(2))
+        store, other = (opened_shared(url) for _ in range(2))
         try:
             with store.engine.connect() as connection:
                 limits = [

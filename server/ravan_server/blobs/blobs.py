@@ -13,9 +13,10 @@ from typing import Protocol
 from ravan_edge.artifact import MANIFEST_NAME, Artifact
 from ravan_edge.files import storage_errors, sync_folder, write_atomic
 
-__all__ = ["ArtifactBlobs", "Blobs", "FolderBlobs"]
+__all__ = ["DIGEST", "ArtifactBlobs", "Blobs", "FolderBlobs"]
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""What blobs are called."""
 
 
 class Blobs(Protocol):
@@ -55,6 +56,14 @@ class Blobs(Protocol):
 
     def keep(self, digests: AbstractSet[str]) -> None:
         """Delete all others. Nobody may be putting one.
+
+        Raises:
+            StorageError: One cannot be deleted.
+        """
+        ...
+
+    def forget_copies(self, wanted: AbstractSet[str]) -> None:
+        """Delete copies of all others on this machine; the blobs themselves stay where they are kept.
 
         Raises:
             StorageError: One cannot be deleted.
@@ -116,8 +125,11 @@ class FolderBlobs:
         """Delete all others. Nobody may be putting one."""
         with storage_errors(self._folder, "tidy the folder"):
             for path in self._folder.iterdir():
-                if _DIGEST.fullmatch(path.name) and path.name not in digests:
-                    path.unlink()
+                if DIGEST.fullmatch(path.name) and path.name not in digests:
+                    path.unlink(missing_ok=True)
+
+    def forget_copies(self, wanted: AbstractSet[str]) -> None:
+        """Nothing to do: there are none."""
 
 
 class ArtifactBlobs:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ravan_edge.errors import StorageError, UsageError
 from ravan_edge.files import storage_errors, write_atomic
-from ravan_server.blobs.blobs import FolderBlobs
+from ravan_server.blobs.blobs import DIGEST, FolderBlobs
 from ravan_server.blobs.bucket import Bucket
 
 __all__ = ["S3Blobs"]
@@ -23,14 +23,14 @@ class S3Blobs:
     """One object ``blobs/<sha256>`` for each blob.
 
     The folder is a copy that may be lost: what is missing in it is fetched, and looked at, when it is asked
-    for. It holds no more than the bucket does.
+    for.
 
     Args:
         bucket: Where they are.
         folder: Of the copies.
 
     Raises:
-        StorageError: The folder cannot be made, or the bucket not be listed.
+        StorageError: The folder cannot be made.
     """
 
     def __init__(self, bucket: Bucket, folder: Path) -> None:
@@ -38,7 +38,6 @@ class S3Blobs:
         self._copies = FolderBlobs(folder)
         self._folder = folder
         self._fetching = threading.Lock()
-        self._known = {key.rsplit("/", 1)[-1] for key in bucket.list(_FOLDER)}
 
     def claim(self, run: str) -> None:
         """This part of the bucket is this run's, once and for all.
@@ -60,18 +59,17 @@ class S3Blobs:
         """Keep content durably; its sha256. Putting it again changes nothing."""
         digest = hashlib.sha256(content).hexdigest()
         self._bucket.put(f"{_FOLDER}/{digest}", content)
-        self._known.add(digest)
         self._copies.put(content)
         return digest
 
     def cached(self, digest: str) -> Path | None:
         """A file with the content; None: it is not here, or not in the folder."""
-        return self._copies.path(digest) if digest in self._known else None
+        return self._copies.path(digest)
 
     def path(self, digest: str) -> Path | None:
         """A file with the content, fetched where it has to be; None: it is not here."""
         path = self.cached(digest)
-        if path is not None or digest not in self._known:
+        if path is not None or not DIGEST.fullmatch(digest):
             return path
         # One at a time: who asks for what cannot be had must not keep all threads of the server.
         if not self._fetching.acquire(timeout=_PATIENCE_SECONDS):
@@ -88,14 +86,17 @@ class S3Blobs:
     def delete(self, digest: str) -> None:
         """It is not needed any more. Deleting it again changes nothing."""
         self._bucket.delete([f"{_FOLDER}/{digest}"])
-        self._known.discard(digest)
         self._copies.delete(digest)
 
     def keep(self, digests: AbstractSet[str]) -> None:
         """Delete all others. Nobody may be putting one."""
-        self._bucket.delete([f"{_FOLDER}/{digest}" for digest in sorted(self._known - digests)])
-        self._known &= digests
+        found = self._bucket.list(_FOLDER)
+        self._bucket.delete([key for key in found if key.rsplit("/", 1)[-1] not in digests])
         self._copies.keep(digests)
+
+    def forget_copies(self, wanted: AbstractSet[str]) -> None:
+        """Delete copies of all others on this machine."""
+        self._copies.keep(wanted)
 
     def _fetch(self, digest: str) -> Path | None:
         key = f"{_FOLDER}/{digest}"

@@ -14,9 +14,18 @@ from ravan_server.store.rows import (
 )
 from ravan_server.store.sql_store import SqlStore
 from ravan_server.store.sqlite import SqliteStore
-from ravan_server.store.store import History, Identities, Store, Transaction
+from ravan_server.store.store import (
+    MERGING,
+    SCORING,
+    History,
+    Identities,
+    Store,
+    Transaction,
+)
 
 __all__ = [
+    "MERGING",
+    "SCORING",
     "History",
     "Identities",
     "IdentityRow",

@@ -22,15 +22,17 @@ __all__ = ["migrate"]
 _log = logging.getLogger(__name__)
 
 
-def migrate(connection: Connection, where: str) -> None:
+def migrate(connection: Connection, where: str, *, alone: bool = True) -> None:
     """Make the tables that are there today's. What is missing altogether is not made.
 
     Args:
         connection: Inside a transaction that nobody else is in.
         where: How messages call the database.
+        alone: Whether no other process works on them.
 
     Raises:
-        UsageError: They are of a later version, or of one that there is no way from.
+        UsageError: They are of a later version, or of one that there is no way from; or other processes
+            work on those of an earlier one.
     """
     if not inspect(connection).has_table("run"):
         return
@@ -43,6 +45,12 @@ def migrate(connection: Connection, where: str) -> None:
             f"the state has schema {found}, this is {schema.SCHEMA_VERSION}",
             where=where,
             hint="use the version of ravan-edge that made it",
+        )
+    if found < schema.SCHEMA_VERSION and not alone:
+        raise UsageError(
+            f"the state has schema {found}, this is {schema.SCHEMA_VERSION}, and other processes serve it",
+            where=where,
+            hint="end them all, then start this version: the first process changes the schema",
         )
     for version in range(found, schema.SCHEMA_VERSION):
         _STEPS[version](connection)
@@ -94,4 +102,20 @@ def _to_3(connection: Connection) -> None:
         connection.execute(text("UPDATE attempts SET settings = :settings WHERE id = :id"), values)
 
 
-_STEPS: Mapping[int, Callable[[Connection], None]] = MappingProxyType({2: _to_3})
+def _to_4(connection: Connection) -> None:
+    """Several processes of one run, which read what the others wrote."""
+    if inspect(connection).has_table("writes"):
+        connection.execute(
+            text("ALTER TABLE writes ADD COLUMN recovered BIGINT NOT NULL DEFAULT 0")
+        )
+    for statement in (
+        "ALTER TABLE tasks ADD COLUMN revision BIGINT",
+        "CREATE INDEX tasks_written ON tasks (revision) WHERE revision IS NOT NULL",
+        "ALTER TABLE identities ADD COLUMN revoked_in BIGINT",
+        "UPDATE identities SET revoked_in = 0 WHERE revoked_at IS NOT NULL",
+        "CREATE INDEX identities_revoked ON identities (revoked_in) WHERE revoked_in IS NOT NULL",
+    ):
+        connection.execute(text(statement))
+
+
+_STEPS: Mapping[int, Callable[[Connection], None]] = MappingProxyType({2: _to_3, 3: _to_4})

@@ -12,13 +12,16 @@ from ravan_server.store.sqlite import SqliteStore
 __all__ = ["open_store"]
 
 
-def open_store(path: Path, database: str | None, database_file: Path | None) -> SqlStore:
+def open_store(
+    path: Path, database: str | None, database_file: Path | None, *, shared: bool = False
+) -> SqlStore:
     """A PostgreSQL database where one is named, else an SQLite file.
 
     Args:
         path: The SQLite file.
         database: A connection URI without a password.
         database_file: A file that holds one.
+        shared: Several processes may have the database, all of which say so.
 
     Raises:
         UsageError: Both are named, or what is named is no address.
@@ -33,7 +36,7 @@ def open_store(path: Path, database: str | None, database_file: Path | None) -> 
         )
     if database_file is not None:
         url = read_database_file(database_file)
-        return PostgresqlStore(url, str(database_file), may_hold_secrets=True)
+        return PostgresqlStore(url, str(database_file), may_hold_secrets=True, shared=shared)
     if database is not None:
-        return PostgresqlStore(database)
+        return PostgresqlStore(database, shared=shared)
     return SqliteStore(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, create_engine, event, text
 from ravan_edge.errors import MissingExtraError, StorageError, UsageError
 from ravan_edge.files import storage_errors
 from ravan_server.events import Event, log_event
+from ravan_server.store.process_locks import ProcessLocks
 from ravan_server.store.sql_store import SqlStore
 
 __all__ = ["PostgresqlStore", "read_database_file"]
@@ -24,9 +26,8 @@ _MOST_URL_BYTES = 4096
 _SCHEMES = ("postgresql://", "postgres://")
 _SECRETS = frozenset({"password", "sslpassword"})
 _SHARED = "shared"
-_PATIENCE_SECONDS = 3.0
+_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _MAKING = 1918989921  # of a database, while somebody makes tables in it
-_LOCK = "1918989921, current_schema()::regnamespace::oid::int"  # "rava", and where the tables are
 # A network that is cut is noticed within half a minute, and so is a process that stands still while
 # it holds the row that only one writer may change.
 _DEFAULTS = {
@@ -86,9 +87,10 @@ class PostgresqlStore(SqlStore):
     A commit is acknowledged when its record is on PostgreSQL's disk (``synchronous_commit``). Readers look at
     one snapshot (REPEATABLE READ) and wait for nobody.
 
-    Who has it holds a lock as long as its connection lasts, alone or with others that share it. After a
-    restart of PostgreSQL the lock is gone, and another process could take it; it then owns the row that
-    each writer has to change, and the first one is told so.
+    Who has it holds a lock as long as its connection lasts, alone or with others that share it
+    (``process_locks.py``). After a restart of PostgreSQL the lock is gone. Those that share it take it again;
+    where another process took it for itself meanwhile, that owns the row which each writer has to change, and
+    the others are told so.
 
     Args:
         url: A connection URI of libpq, ``postgresql://user@host/database?sslmode=verify-full``. What it does
@@ -136,22 +138,39 @@ class PostgresqlStore(SqlStore):
             "look whether PostgreSQL runs, lets this user in, and has room; nothing that was "
             "acknowledged is lost",
             _SHARED if shared else secrets.token_hex(16),
+            shared=shared,
         )
-        self._holder: Connection | None = None
+        self._locks = ProcessLocks(engine, self._where, self._errors, shared=shared)
         try:
             self._check()
-            self._hold()
+            self.alone = self._locks.enter()
             self._make()
         except BaseException:
             self.close()
             raise
 
+    def admit_others(self) -> None:
+        """From now on others may open it, too."""
+        self._locks.admit_others()
+
+    def hold(self) -> None:
+        """Make sure that others still see that this process has it."""
+        self._locks.hold()
+
+    @contextmanager
+    def only_one(self, work: str) -> Iterator[bool]:
+        """Whether this process may do what one of them does at a time."""
+        with self._locks.only_one(work) as mine:
+            yield mine
+
+    def now(self) -> float:
+        """Seconds since 1970, by the clock of the database's machine."""
+        with self._errors("read the database"), self._engine.connect() as connection:
+            return float(connection.scalar(text(_NOW)) or 0.0)
+
     def close(self) -> None:
         """Nothing is open after this."""
-        if self._holder is not None:
-            self._holder.invalidate()  # it is cut: the lock must not stay with it
-            self._holder.close()
-            self._holder = None
+        self._locks.leave()
         super().close()
 
     def _begin_writing(self, connection: Connection) -> None:
@@ -162,21 +181,6 @@ class PostgresqlStore(SqlStore):
 
     def _begin_making(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MAKING})
-
-    def _hold(self) -> None:
-        with self._errors("open the database"):
-            self._holder = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            how = "_shared" if self._owner == _SHARED else ""
-            statement = text(f"SELECT pg_try_advisory_lock{how}({_LOCK})")
-            until = time.monotonic() + _PATIENCE_SECONDS
-            while not (held := self._holder.scalar(statement)) and time.monotonic() < until:
-                time.sleep(0.1)  # it may be of a process that was killed a moment ago
-        if not held:
-            raise UsageError(
-                "another process has this database",
-                where=self._where,
-                hint="end that one first, or name another database or schema",
-            )
 
     def _check(self) -> None:
         with self._errors("open the database"), self._engine.connect() as connection:

@@ -33,7 +33,7 @@ __all__ = [
     "writes",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -66,6 +66,7 @@ writes = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
     Column("revision", BigInteger, nullable=False),
     Column("owner", String(32), nullable=False),  # the process that may; others are told so
+    Column("recovered", BigInteger, nullable=False),  # the revision of the latest recovery
 )
 
 attempts = Table(
@@ -117,6 +118,7 @@ tasks = Table(
     Column("counted_in", Integer),
     Column("count", BigInteger),
     Column("factor", BigInteger),
+    Column("revision", BigInteger),  # that wrote it last, where several processes serve a run
     UniqueConstraint("attempt", "device"),
     Index("tasks_of_attempt", "attempt", "assigned_at"),
     Index("tasks_counted_in", "counted_in"),
@@ -124,6 +126,9 @@ tasks = Table(
 # Few of many rows, which every new version asks for: an index of those rows only.
 OUT = tasks.c.state == literal_column("'training'")
 Index("tasks_out", tasks.c.device, sqlite_where=OUT, postgresql_where=OUT)
+# What another process wrote a moment ago. One that has the run for itself writes none: it pays nothing.
+_STAMPED = tasks.c.revision.is_not(None)
+Index("tasks_written", tasks.c.revision, sqlite_where=_STAMPED, postgresql_where=_STAMPED)
 
 versions = Table(
     "versions",
@@ -162,4 +167,12 @@ identities = Table(
     Column("invitation", Integer, ForeignKey("invitations.invitation"), nullable=False),
     Column("enrolled_at", Float, nullable=False),
     Column("revoked_at", Float),
+    Column("revoked_in", BigInteger),  # the revision that shut it out
+)
+_SHUT_OUT = identities.c.revoked_in.is_not(None)
+Index(
+    "identities_revoked",
+    identities.c.revoked_in,
+    sqlite_where=_SHUT_OUT,
+    postgresql_where=_SHUT_OUT,
 )

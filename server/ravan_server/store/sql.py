@@ -11,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Executable,
+    Update,
     bindparam,
     func,
     insert,
@@ -30,20 +31,34 @@ __all__ = ["SqlTransaction"]
 
 _UPDATE = tuple(StoredUpdate.__dataclass_fields__)
 _CHANGING = ("state", "ended_at", "failure", *_UPDATE)
-_SAVE_TASK = (
-    update(schema.tasks)
-    .where(schema.tasks.c.task == bindparam("id"))
-    .values({name: bindparam(name) for name in _CHANGING})
-)
+
+
+def _saving(*names: str) -> Update:
+    """Only these: an index is rewritten where one of its columns is named."""
+    values: dict[str, Any] = {name: bindparam(name) for name in names}
+    return update(schema.tasks).where(schema.tasks.c.task == bindparam("id")).values(values)
+
+
+_SAVE_TASK = _saving(*_CHANGING)
+_SAVE_STAMPED = _saving(*_CHANGING, "revision")
 
 
 class SqlTransaction:
-    """:class:`ravan_server.store.Transaction` on one connection."""
+    """:class:`ravan_server.store.Transaction` on one connection.
 
-    def __init__(self, connection: Connection, revision: int | None = None) -> None:
+    Args:
+        connection: Inside a transaction.
+        revision: Of this one; None: it only reads.
+        stamped: Whether tasks say which revision wrote them.
+    """
+
+    def __init__(
+        self, connection: Connection, revision: int | None = None, *, stamped: bool = False
+    ) -> None:
         self._connection = connection
         self._revision = revision
-        self.identities = SqlIdentities(connection)
+        self._stamp = {"revision": revision} if stamped else {}
+        self.identities = SqlIdentities(connection, revision)
         self.history = SqlHistory(connection, _attempt, _task)
 
     @property
@@ -52,6 +67,15 @@ class SqlTransaction:
         if self._revision is None:
             self._revision = int(self._connection.scalar(select(schema.writes.c.revision)) or 0)
         return self._revision
+
+    @property
+    def recovered(self) -> int:
+        """The revision of the latest recovery."""
+        return int(self._connection.scalar(select(schema.writes.c.recovered)) or 0)
+
+    def mark_recovered(self) -> None:
+        """This transaction recovers the run."""
+        self._connection.execute(update(schema.writes).values(recovered=self.revision))
 
     def run(self) -> RunRow | None:
         """The run, if there is one."""
@@ -138,18 +162,22 @@ class SqlTransaction:
         """All tasks whose updates are stored for an attempt, in the same order."""
         return self._tasks(*_stored(attempt))
 
+    def tasks_written(self, after: int) -> Sequence[TaskRow]:
+        """Tasks that later transactions than ``after`` wrote, in the same order."""
+        return self._tasks(schema.tasks.c.revision > after)
+
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
         """New tasks; a device has one of an attempt at most."""
-        self._execute(insert(schema.tasks), [_task_values(row) for row in rows])
+        self._execute(insert(schema.tasks), [_task_values(row) | self._stamp for row in rows])
 
     def save_tasks(self, rows: Sequence[TaskRow]) -> None:
         """Tasks that are there, changed: their state, and what came with it."""
         values = []
         for row in rows:
             every = _task_values(row)
-            # Only these: an index is rewritten where one of its columns is named.
-            values.append({"id": row.task} | {name: every[name] for name in _CHANGING})
-        self._execute(_SAVE_TASK, values)
+            changing = {name: every[name] for name in _CHANGING}
+            values.append({"id": row.task} | changing | self._stamp)
+        self._execute(_SAVE_STAMPED if self._stamp else _SAVE_TASK, values)
 
     def extend_deadlines(self, deadline_at: float) -> None:
         """Tasks that are out and have a deadline have this one."""
@@ -157,12 +185,16 @@ class SqlTransaction:
         self._connection.execute(
             update(table)
             .where(schema.OUT, table.c.deadline_at.is_not(None))
-            .values(deadline_at=deadline_at)
+            .values(deadline_at=deadline_at, **self._stamp)
         )
 
     def end_out(self, after: TaskState, now: float, before_version: int | None = None) -> int:
         """Move all tasks that are out to another state; how many there were."""
-        statement = update(schema.tasks).where(schema.OUT).values(state=str(after), ended_at=now)
+        statement = (
+            update(schema.tasks)
+            .where(schema.OUT)
+            .values(state=str(after), ended_at=now, **self._stamp)
+        )
         if before_version is not None:
             statement = statement.where(schema.tasks.c.version < before_version)
         return self._connection.execute(statement).rowcount
@@ -170,7 +202,7 @@ class SqlTransaction:
     def end_stored(self, attempt: int, after: TaskState) -> None:
         """Move all tasks whose updates are stored for an attempt to another state."""
         self._connection.execute(
-            update(schema.tasks).where(*_stored(attempt)).values(state=str(after))
+            update(schema.tasks).where(*_stored(attempt)).values(state=str(after), **self._stamp)
         )
 
     def latest_version(self) -> VersionRow:
@@ -188,6 +220,11 @@ class SqlTransaction:
         """All versions, ascending."""
         statement = select(schema.versions).order_by(schema.versions.c.version)
         return [VersionRow(**found) for found in self._connection.execute(statement).mappings()]
+
+    def keeps(self, heads: str) -> bool:
+        """Whether these are the heads of a version that is kept."""
+        table = schema.versions
+        return bool(self._count(table, table.c.heads == heads, table.c.deleted.is_(False)))
 
     def save_version(self, row: VersionRow) -> None:
         """A version that is there, changed."""
@@ -277,6 +314,7 @@ def _task_values(row: TaskRow) -> dict[str, Any]:
 
 def _task(found: Mapping[str, Any]) -> TaskRow:
     values = dict(found)
+    del values["revision"]
     stored = {name: values.pop(name) for name in _UPDATE}
     values["state"] = TaskState(values["state"])
     return TaskRow(**values, update=None if stored["sha256"] is None else StoredUpdate(**stored))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from ravan_server.store import schema
 from ravan_server.store.rows import IdentityRow, InvitationRow
@@ -16,8 +16,9 @@ __all__ = ["SqlIdentities"]
 class SqlIdentities:
     """:class:`ravan_server.store.Identities` on one connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, revision: int | None = None) -> None:
         self._connection = connection
+        self._revision = revision
 
     def invitation(self, token_sha256: str) -> InvitationRow | None:
         """An invitation by the digest of its token."""
@@ -54,13 +55,20 @@ class SqlIdentities:
             .mappings()
             .first()
         )
-        return None if found is None else IdentityRow(**found)
+        return None if found is None else _identity(found)
+
+    def revoked_after(self, revision: int) -> Sequence[str]:
+        """Devices that later transactions shut out."""
+        table = schema.identities
+        return list(
+            self._connection.scalars(select(table.c.device).where(table.c.revoked_in > revision))
+        )
 
     def identities(self, after: int, most: int) -> Sequence[IdentityRow]:
         """Enrolled devices behind an entry, ascending."""
         table = schema.identities
         statement = select(table).where(table.c.entry > after).order_by(table.c.entry).limit(most)
-        return [IdentityRow(**row) for row in self._connection.execute(statement).mappings()]
+        return [_identity(row) for row in self._connection.execute(statement).mappings()]
 
     def latest_keys(self, most: int) -> Sequence[tuple[str, str]]:
         """Devices that are not shut out and their keys, the latest first."""
@@ -84,6 +92,11 @@ class SqlIdentities:
     def save_identity(self, row: IdentityRow) -> None:
         """A device that is there, changed."""
         table = schema.identities
-        self._connection.execute(
-            update(table).where(table.c.entry == row.entry).values(asdict(row))
-        )
+        values = asdict(row)
+        if row.revoked_at is not None:
+            values["revoked_in"] = self._revision
+        self._connection.execute(update(table).where(table.c.entry == row.entry).values(values))
+
+
+def _identity(found: RowMapping) -> IdentityRow:
+    return IdentityRow(**{name: found[name] for name in IdentityRow.__dataclass_fields__})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, Engine, bindparam, insert, update
 from sqlalchemy.exc import DataError as BadValueError
@@ -36,9 +36,14 @@ class SqlStore(ABC):
         where: How errors call it; without a secret.
         hint: What errors say can be done.
         owner: What this process calls itself there.
+        shared: Several processes may have it.
     """
 
-    def __init__(self, engine: Engine, where: str, hint: str, owner: str = "") -> None:
+    def __init__(
+        self, engine: Engine, where: str, hint: str, owner: str = "", *, shared: bool = False
+    ) -> None:
+        self.shared = shared
+        self.alone = True
         self._engine = engine
         self._where = where
         self._hint = hint
@@ -66,7 +71,7 @@ class SqlStore(ABC):
                     where=self._where,
                     hint="end one of the two: each run has one server",
                 )
-            yield SqlTransaction(connection, revision)
+            yield SqlTransaction(connection, revision, stamped=self.shared)
 
     @contextmanager
     def reading(self) -> Iterator[SqlTransaction]:
@@ -74,6 +79,22 @@ class SqlStore(ABC):
         with self._errors("read the database"), self._engine.connect() as connection:
             self._begin_reading(connection)
             yield SqlTransaction(connection)
+
+    @abstractmethod
+    def admit_others(self) -> None:
+        """From now on others may open it, where it is shared."""
+
+    @abstractmethod
+    def hold(self) -> None:
+        """Make sure that others still see that this process has it."""
+
+    @abstractmethod
+    def only_one(self, work: str) -> AbstractContextManager[bool]:
+        """Whether this process may do what one of them does at a time."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds since 1970."""
 
     def close(self) -> None:
         """Nothing is open after this."""
@@ -95,10 +116,10 @@ class SqlStore(ABC):
         """The tables, where they are missing; today's, where they are of an older version."""
         with self._errors("open the database"), self._engine.begin() as connection:
             self._begin_making(connection)
-            migrate(connection, self._where)
+            migrate(connection, self._where, alone=self.alone)
             schema.metadata.create_all(connection)
             if connection.execute(update(schema.writes).values(owner=self._owner)).rowcount == 0:
-                first = {"id": 1, "revision": 0, "owner": self._owner}
+                first = {"id": 1, "revision": 0, "owner": self._owner, "recovered": 0}
                 connection.execute(insert(schema.writes), first)
 
     @contextmanager

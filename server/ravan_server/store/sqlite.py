@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,20 @@ class SqliteStore(SqlStore):
             "look at the disk and at who may write there; nothing that was acknowledged is lost",
         )
         self._make()
+
+    def admit_others(self) -> None:
+        """Nothing to do: the folder's lock keeps them away."""
+
+    def hold(self) -> None:
+        """Nothing to do: nobody takes it."""
+
+    def only_one(self, work: str) -> AbstractContextManager[bool]:
+        """It may: there is only one."""
+        return nullcontext(True)
+
+    def now(self) -> float:
+        """Seconds since 1970, by the system's clock."""
+        return time.time()
 
     def _begin_writing(self, connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -20,7 +20,10 @@ from ravan_server.store.rows import (
     VersionRow,
 )
 
-__all__ = ["History", "Identities", "Store", "Transaction"]
+__all__ = ["MERGING", "SCORING", "History", "Identities", "Store", "Transaction"]
+
+MERGING = "merging"
+SCORING = "scoring"
 
 
 class Identities(Protocol):
@@ -44,6 +47,10 @@ class Identities(Protocol):
 
     def identity(self, device: str) -> IdentityRow | None:
         """An enrolled device."""
+        ...
+
+    def revoked_after(self, revision: int) -> Sequence[str]:
+        """Devices that later transactions shut out."""
         ...
 
     def identities(self, after: int, most: int) -> Sequence[IdentityRow]:
@@ -103,6 +110,15 @@ class Transaction(Protocol):
     @property
     def revision(self) -> int:
         """How many transactions have written, this one included: a copy of another one is old."""
+        ...
+
+    @property
+    def recovered(self) -> int:
+        """The revision of the latest recovery: what was on its way before is gone since then."""
+        ...
+
+    def mark_recovered(self) -> None:
+        """This transaction recovers the run."""
         ...
 
     def run(self) -> RunRow | None:
@@ -169,6 +185,10 @@ class Transaction(Protocol):
         """All tasks whose updates are stored for an attempt, in the same order."""
         ...
 
+    def tasks_written(self, after: int) -> Sequence[TaskRow]:
+        """Tasks that later transactions of a shared store wrote, in the same order."""
+        ...
+
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
         """New tasks; a device has one of an attempt at most."""
         ...
@@ -211,6 +231,10 @@ class Transaction(Protocol):
         """All versions, ascending."""
         ...
 
+    def keeps(self, heads: str) -> bool:
+        """Whether these are the heads of a version that is kept."""
+        ...
+
     def save_version(self, row: VersionRow) -> None:
         """A version that is there, changed."""
         ...
@@ -222,6 +246,41 @@ class Transaction(Protocol):
 
 class Store(Protocol):
     """Where rows are kept."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may have it."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process had it when this one opened it; none comes before :meth:`admit_others`."""
+        ...
+
+    def admit_others(self) -> None:
+        """What only one process may do is done: from now on others may open a shared one."""
+        ...
+
+    def hold(self) -> None:
+        """Make sure that others still see that this process has it.
+
+        Raises:
+            StorageError: They do not, and may recover the run now.
+        """
+        ...
+
+    def only_one(self, work: str) -> AbstractContextManager[bool]:
+        """Whether this process may do something that only one of them does at a time. It never waits.
+
+        Args:
+            work: What: :data:`MERGING` or :data:`SCORING`. Once the block has ended, or the process was
+                killed, another one may do it.
+        """
+        ...
+
+    def now(self) -> float:
+        """Seconds since 1970, by a clock that is the same for all processes."""
+        ...
 
     def writing(self) -> AbstractContextManager[Transaction]:
         """A transaction that is durable once its block has ended, and undone if the block raises.
