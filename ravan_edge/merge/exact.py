@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +89,20 @@ class MergeScale:
             )
         return largest
 
+    @property
+    def near(self) -> float:
+        """Numbers below it can be rounded by adding :attr:`middle`."""
+        return 2.0 ** (51 - self.power)
+
+    @property
+    def middle(self) -> np.float64:
+        """c of :meth:`rounded`."""
+        return np.float64(1.5 * 2.0 ** (52 - self.power))
+
+    def bits_of_middle(self, count: int) -> np.int64:
+        """count bits(c) modulo 2^64."""
+        return np.int64((count * int(self.middle.view(np.int64)) + _HALF) % (2 * _HALF) - _HALF)
+
     def rounded(
         self, wide: NDArray[np.float64], largest: float, room: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
@@ -106,11 +121,10 @@ class MergeScale:
         Returns:
             In the memory of ``wide`` or of ``room``, or new.
         """
-        if largest < 2.0 ** (51 - self.power):
-            middle = np.float64(1.5 * 2.0 ** (52 - self.power))
-            np.add(wide, middle, out=wide)
+        if largest < self.near:
+            np.add(wide, self.middle, out=wide)
             q = wide.view(np.int64)
-            return np.subtract(q, middle.view(np.int64), out=q)
+            return np.subtract(q, self.middle.view(np.int64), out=q)
         np.multiply(wide, 2.0**self.power, out=wide)
         np.rint(wide, out=wide)
         q = np.empty(wide.shape, np.int64) if room is None else room
@@ -131,12 +145,11 @@ class MergeScale:
             wide: Room of the same shape, overwritten.
         """
         count = values.shape[axis]
-        if largest < 2.0 ** (51 - self.power):  # as in :meth:`rounded`, without a pass of its own
-            middle = np.float64(1.5 * 2.0 ** (52 - self.power))
+        if largest < self.near:  # as in :meth:`rounded`, without a pass of its own
             np.copyto(wide, values)
-            wide += middle
+            wide += self.middle
             total = wide.view(np.int64).sum(axis=axis)  # modulo 2^64, in which S has one place
-            total -= np.int64((count * int(middle.view(np.int64)) + _HALF) % (2 * _HALF) - _HALF)
+            total -= self.bits_of_middle(count)
         else:
             np.copyto(wide, values)
             total = self.rounded(wide, largest).sum(axis=axis)
@@ -163,18 +176,27 @@ class ExactSum:
 
     Attributes:
         scale: The round's fixed-point scale.
-        total: Int64 [parameters], the sum of the scaled differences.
         trainers: Int32 [parameters], how many devices trained each number, each as often as it counts.
     """
 
     scale: MergeScale
-    total: NDArray[np.int64]
     trainers: NDArray[np.int32]
+    _sum: NDArray[np.int64]
+    # Ranges of the sum, and how often bits(c) is still in them: subtracted once, not for each difference.
+    _owed: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     @classmethod
     def empty(cls, parameters: int, scale: MergeScale) -> ExactSum:
         """The sum of no differences."""
-        return cls(scale, np.zeros(parameters, np.int64), np.zeros(parameters, np.int32))
+        return cls(scale, np.zeros(parameters, np.int32), np.zeros(parameters, np.int64))
+
+    @property
+    def total(self) -> NDArray[np.int64]:
+        """Int64 [parameters], the sum of the scaled differences."""
+        for (start, stop), count in self._owed.items():  # modulo 2^64, in which S has one place
+            self._sum[start:stop] -= self.scale.bits_of_middle(count)
+        self._owed.clear()
+        return self._sum
 
     def add(
         self, difference: Vector, mask: NDArray[np.bool_] | None, weight: Weight = PLAIN
@@ -191,8 +213,8 @@ class ExactSum:
             NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
             ValueError: It has another size than the sum, which is unchanged.
         """
-        if difference.shape != self.total.shape:
-            raise ValueError(f"{difference.shape} numbers for a sum of {self.total.shape}")
+        if difference.shape != self._sum.shape:
+            raise ValueError(f"{difference.shape} numbers for a sum of {self._sum.shape}")
         if mask is None:
             whole = slice(0, len(difference))
             self.add_pieces(difference, [Piece(0, 0, len(difference))], [whole], weight)
@@ -223,7 +245,7 @@ class ExactSum:
             NumericsError: A number is NaN, infinite or not below the bound. The sum is unchanged.
             ValueError: A piece or a range ends behind the last number. The sum is unchanged.
         """
-        most = len(self.total)
+        most = len(self._sum)
         if any(
             start < 0 or start + size > most or begin < 0 or begin + size > len(data)
             for start, begin, size in pieces
@@ -242,23 +264,28 @@ class ExactSum:
         for first in range(0, len(data), _BLOCK):
             block = data[first : first + _BLOCK]
             end = first + len(block)
-            q = self._rounded(block, largest, weight)
+            q, is_owed = self._rounded(block, largest, weight)
             while next_piece < len(pieces) and pieces[next_piece].begin < end:
                 start, begin, size = pieces[next_piece]
                 low, high = max(begin, first), min(begin + size, end)
-                total = self.total[start + low - begin : start + high - begin]
+                place = start + low - begin, start + high - begin
+                total = self._sum[slice(*place)]
                 np.add(total, q[low - first : high - first], out=total)
+                if is_owed:
+                    self._owed[place] += 1
                 if begin + size > end:
                     break  # the rest of it lies in the next block
                 next_piece += 1
 
-    def _rounded(self, block: Vector, largest: float, weight: Weight) -> NDArray[np.int64]:
+    def _rounded(
+        self, block: Vector, largest: float, weight: Weight
+    ) -> tuple[NDArray[np.int64], bool]:
         """q = round_half_even(D n w 2^p), int64, for float32 [at most a block] of at most ``largest``.
 
         D n is exact in float64 (24 and 27 bits), so D n w is rounded once, to float64.
 
         Returns:
-            Scratch that the next call overwrites.
+            Scratch that the next call overwrites, and whether bits(c) is still to be subtracted.
         """
         wide = _SCRATCH.wide[: len(block)]
         wide[...] = block
@@ -266,13 +293,16 @@ class ExactSum:
             np.multiply(wide, float(weight.count), out=wide)
             np.multiply(wide, weight.share, out=wide)
             largest = largest * weight.count * weight.share
-        return self.scale.rounded(wide, largest, _SCRATCH.terms[: len(block)])
+        if largest < self.scale.near:
+            np.add(wide, self.scale.middle, out=wide)
+            return wide.view(np.int64), True
+        return self.scale.rounded(wide, largest, _SCRATCH.terms[: len(block)]), False
 
     def combine(self, other: ExactSum) -> None:
         """Add a sum that somebody else made of other devices of the same round, in place."""
         if other.scale != self.scale:
             raise ValueError(f"scale {other.scale} cannot be added to {self.scale}")
-        np.add(self.total, other.total, out=self.total)
+        np.add(self._sum, other.total, out=self._sum)
         np.add(self.trainers, other.trainers, out=self.trainers)
 
     def mean(self) -> NDArray[np.float64]:
@@ -284,11 +314,11 @@ class ExactSum:
 
         H <- float32(float64(H) + float64(S) 2^-p / count); nothing divides by the factors of weights.
         """
-        merged = heads.copy()
+        merged, total = heads.copy(), self.total
         for begin in range(0, heads.size, _BLOCK):
             block = slice(begin, begin + _BLOCK)
             trainers = self.trainers[block]
-            mean = self.scale.divided(self.total[block], np.maximum(trainers, 1))
+            mean = self.scale.divided(total[block], np.maximum(trainers, 1))
             mean += heads[block]
             np.copyto(merged[block], mean, where=trainers > 0, casting="same_kind")
         return merged

@@ -7,7 +7,7 @@ before a byte is read, and every name, shape, index and number is checked before
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import lt
 from pathlib import Path
@@ -93,6 +93,15 @@ class UpdateView:
 
 
 @dataclass(frozen=True, slots=True)
+class _Numbers:
+    """Where the numbers of an update lie that chose these heads: see :class:`UpdateView`."""
+
+    chosen: Mapping[str, list[int]]
+    pieces: Sequence[Piece]
+    places: Sequence[slice]
+
+
+@dataclass(frozen=True, slots=True)
 class _Tensors:
     """Where the tensors of a checked header lie.
 
@@ -101,12 +110,14 @@ class _Tensors:
         specs: Its tensors, by name.
         places: With fp32: name -> its numbers, counted from the start of the data.
         data_bytes: Of all tensors.
+        latest: What was found of the latest update: most of a round choose the same heads. At most one.
     """
 
     codec: Codec | None
     specs: Mapping[str, TensorSpec]
     places: Mapping[str, slice]
     data_bytes: int
+    latest: list[_Numbers] = field(default_factory=list)
 
     def data_offset(self, content: bytes | memoryview) -> int:
         """Where the data of a file with this header start."""
@@ -189,11 +200,22 @@ class UpdateReader:
             # A layer that is left out trained nothing.
             chosen[layer] = [] if place is None else integers[place].tolist()
             _check_heads(chosen[layer], count, f"{where}: {name}")
-        pieces, places = where_numbers_lie(self.method, tensors.places, chosen)
+        found = self._numbers(tensors, chosen)
         data = raw.view("<f4")
         if finite and not np.isfinite(data).all():
             tensors_from_bytes(content, UPDATE_BOUNDS, where=where)  # which says where it is
-        return UpdateView(info, _arrays(chosen), data, pieces, places)
+        return UpdateView(info, _arrays(chosen), data, found.pieces, found.places)
+
+    def _numbers(self, tensors: _Tensors, chosen: dict[str, list[int]]) -> _Numbers:
+        found = tensors.latest[0] if tensors.latest else None  # other threads may change it now
+        if found is None or found.chosen != chosen:
+            if tensors.codec is None:
+                pieces, places = where_numbers_lie(self.method, tensors.places, chosen)
+            else:
+                pieces, places = numbers_in_order(self.method, chosen)
+            found = _Numbers(chosen, pieces, places)
+            tensors.latest[:] = [found]
+        return found
 
     def _decoded(
         self,
@@ -212,7 +234,8 @@ class UpdateReader:
             name = f"{layer}{HEADS}"
             chosen[layer] = found[name].tolist() if name in found else []
             _check_heads(chosen[layer], count, f"{where}: {name}")
-        pieces, places = numbers_in_order(self.method, chosen)
+        numbers = self._numbers(tensors, chosen)
+        pieces = numbers.pieces
         size = pieces[-1].begin + pieces[-1].size if pieces else 0
         data = np.empty(size, np.float32) if buffer is None else buffer[:size]
         assert tensors.codec is not None  # noqa: S101
@@ -220,7 +243,7 @@ class UpdateReader:
         if finite and not np.isfinite(data).all():
             tensors_from_bytes(content, UPDATE_BOUNDS, where=where)  # which says where it is
             raise TensorFileError("a step so large that numbers are infinite", where=where)
-        return UpdateView(info, _arrays(chosen), data, pieces, places)
+        return UpdateView(info, _arrays(chosen), data, pieces, numbers.places)
 
     def check_header(self, raw: bytes, file_bytes: int, *, where: str = "update") -> UpdateInfo:
         """Check all that the header of an update says, before its data are there.

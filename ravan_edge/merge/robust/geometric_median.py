@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ravan_edge.merge.robust.blocks import Rows, by_content, mapped_blocks
+from ravan_edge.merge.robust.blocks import Rows, by_content, mapped_blocks, room
 from ravan_edge.merge.robust.products import scalar_products
 
 __all__ = ["SMOOTHING", "geometric_median", "median_weights"]
@@ -31,18 +31,16 @@ def geometric_median(
         iterations: How many; None: until the weights stand still (see :func:`median_weights`).
 
     Returns:
-        Float64 [numbers]: sum of w_i x_i, added in the order of the vectors' bytes.
+        Float64 [numbers]: sum of w_i x_i in the order of the vectors' bytes, added as :func:`_folded` says.
     """
     ordered = by_content(rows)
-    weights = median_weights(scalar_products(ordered), smoothing, iterations).tolist()
+    weights = median_weights(scalar_products(ordered), smoothing, iterations)[:, None]
 
     def work(block: NDArray[np.float32]) -> NDArray[np.float64]:
-        total, one = np.zeros(block.shape[1]), np.empty(block.shape[1])
-        for weight, row in zip(weights, block, strict=True):
-            np.copyto(one, row)
-            one *= weight
-            total += one
-        return total
+        wide: NDArray[np.float64] = room("wide", block.shape, np.float64)
+        np.copyto(wide, block)
+        wide *= weights
+        return _folded(wide)
 
     return mapped_blocks(ordered, work)
 
@@ -76,6 +74,20 @@ def median_weights(
         spread = (squares - 2.0 * shares) + _sum(weights * shares)
         distances = np.sqrt(np.maximum(spread, 0.0))
     return weights
+
+
+def _folded(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of all rows: the last half of them is added to the first, until one is left; overwritten.
+
+    So each number's sum has one order, and numpy is called seven times for a hundred rows.
+    """
+    count = len(terms)
+    while count > 1:
+        half = count // 2
+        terms[:half] += terms[count - half : count]
+        count -= half
+    total: NDArray[np.float64] = terms[0]
+    return total
 
 
 def _sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
