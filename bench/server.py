@@ -1,6 +1,7 @@
 """How much the aggregator can take: uploads, check-ins, a crowd, an idle process, a day of rounds.
 
-    python -m bench.server [uploads] [postgresql] [check-ins] [login] [crowd] [idle] [modes] [day] [--json]
+    python -m bench.server [uploads] [postgresql] [several] [check-ins] [login] [crowd] [idle] [modes] [day]
+        [--json]
 
 Every row runs a real `ravan serve` with its state on the disk of `--folder`, and a load that is one
 other process on the same machine (bench/server_load.py), so the cores are for both. The models
@@ -23,8 +24,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench import server_several
 from bench.rows import Row, at_least, at_most, p99
 from bench.server_sides import (
+    CONNECTIONS,
     ServerProcess,
     floor,
     load,
@@ -32,15 +35,14 @@ from bench.server_sides import (
     make_enrolled,
     make_known,
     resident_mb,
+    uploads_a_second,
 )
-from ravan_edge.artifact import Artifact
 from ravan_edge.memory import PeakSampler
 from ravan_server.settings import RoundSettings
 from tests.services.postgresql import missing_postgresql, postgresql_server
 
 LARGE = {"heads": 8, "rank": 79}  # an update has 200,716 bytes
 SMALL = {"heads": 4, "rank": 24}  # 10,204 bytes
-CONNECTIONS = 64
 SLOW_EVERY, SLOW_SECONDS = 10, 1.0
 
 TARGET_UPLOADS = 400.0
@@ -54,20 +56,6 @@ TARGET_CROWD_MB = 300.0
 TARGET_IDLE_MB = 150.0
 TARGET_START_SECONDS = 1.5
 TARGET_GROWTH_MB = 5.0  # of what was there after the first 5,000: allocators breathe that much
-
-
-def uploads_a_second(artifact: Artifact, state: Path, count: int, **where: str) -> float:
-    """So many uploads to a server that keeps its state there; nothing of it is left."""
-    settings: dict[str, Any] = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
-    with ServerProcess(artifact.folder, state, **settings, **where) as server:
-        common = {"port": server.port, "connections": CONNECTIONS}
-        asked = {"first": 0, "count": count, "rate": None, "artifact": artifact.digest}
-        offered = load(kind="check-ins", **asked, **common)
-        assert len(offered["tasks"]) == count, offered
-        sent = load(kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common)
-    assert sent["statuses"] == {"accepted": count}, sent["statuses"]
-    shutil.rmtree(state)
-    return float(count / sent["seconds"])
 
 
 def uploads(folder: Path, options: argparse.Namespace) -> list[Row]:
@@ -115,6 +103,15 @@ def postgresql(folder: Path, options: argparse.Namespace) -> list[Row]:
         at_least("PostgreSQL: durable uploads a second", rates, TARGET_UPLOADS, how),
         at_least("... as a part of SQLite's", ratios, TARGET_POSTGRESQL_RATIO, "by turns", 2),
     ]
+
+
+def several(folder: Path, options: argparse.Namespace) -> list[Row]:
+    """The same to two servers of one run; and when one of them is killed."""
+    if missing := server_several.missing():
+        say(f"several: left out: {missing}")
+        return []
+    artifact = make_artifact(folder / "artifact", **LARGE)
+    return server_several.measure(artifact, folder, options.uploads, options.repeats, say)
 
 
 def check_ins(folder: Path, options: argparse.Namespace) -> list[Row]:
@@ -356,6 +353,7 @@ def modes(folder: Path, options: argparse.Namespace) -> list[Row]:
 ROWS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "uploads": uploads,
     "postgresql": postgresql,
+    "several": several,
     "check-ins": check_ins,
     "login": login,
     "crowd": crowd,

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ravan_server.serving import open_coordinator
 from ravan_server.settings import RoundSettings, ServerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
+CONNECTIONS = 64
 GROUP = 32
 WAIT_SECONDS = 60.0
 
@@ -98,6 +100,20 @@ class ServerProcess:
 def load(**job: object) -> dict[str, Any]:
     """What the load of ``bench.server_load`` saw."""
     return _child("bench.server_load", job)
+
+
+def uploads_a_second(artifact: Artifact, state: Path, count: int, **where: str) -> float:
+    """So many uploads to a server that keeps its state there; nothing of it is left."""
+    settings: dict[str, Any] = {"goal": count, "over_selection": 1, "deadline_seconds": 3600}
+    with ServerProcess(artifact.folder, state, **settings, **where) as server:
+        common = {"port": server.port, "connections": CONNECTIONS}
+        asked = {"first": 0, "count": count, "rate": None, "artifact": artifact.digest}
+        offered = load(kind="check-ins", **asked, **common)
+        assert len(offered["tasks"]) == count, offered
+        sent = load(kind="uploads", folder=str(artifact.folder), tasks=offered["tasks"], **common)
+    assert sent["statuses"] == {"accepted": count}, sent["statuses"]
+    shutil.rmtree(state)
+    return float(count / sent["seconds"])
 
 
 def floor(folder: Path, uploads: int) -> float:

@@ -37,6 +37,8 @@ def list_versions(
 ) -> None:
     """Show all versions, the latest first.
 
+    Heads kept: too few devices trained them for the server's merge, so they have the value of before.
+
     Examples:
       ravan heads list --server http://127.0.0.1:8750
     """
@@ -46,7 +48,7 @@ def list_versions(
         print_json({"versions": [each.model_dump(mode="json") for each in found]})
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("version", "made at", "from", "bytes", "accuracy", "loss"):
+    for name in ("version", "made at", "from", "bytes", "accuracy", "loss", "heads kept"):
         table.add_column(name, justify="left" if name in {"made at", "from"} else "right")
     for each in found:
         scores = each.scores or {}
@@ -57,6 +59,7 @@ def list_versions(
             format_bytes(each.bytes) if each.available else "deleted",
             _figure(scores.get("accuracy"), ".2%"),
             _figure(scores.get("loss"), ".4f"),
+            "" if each.heads_kept is None else str(each.heads_kept),
         )
     Console().print(table)
 

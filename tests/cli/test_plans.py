@@ -104,6 +104,7 @@ def test_simulate_ends_where_the_plan_whole_ends(
     assert found[1]["final"]["loss"] == pytest.approx(found[0]["final"]["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_longer_than_the_plan_takes(
     capsys: pytest.CaptureFixture[str], build_once: BuildOnce, tmp_path: Path
 ) -> None:

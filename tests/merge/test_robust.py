@@ -24,6 +24,8 @@ from ravan_edge.merge.robust import (
     products,
     trimmed_mean,
 )
+from ravan_edge.merge.robust.geometric_median import SMOOTHING, median_weights
+from ravan_edge.merge.robust.products import scalar_products
 from tests.byzfl_rules import byzfl_rules
 
 Rule = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -127,6 +129,23 @@ def test_no_point_near_the_geometric_median_is_nearer_to_all(found: NDArray[np.f
     others = [*found.astype(np.float64), *(z + generator.normal(0, size / 20, (20, len(z))))]
     for other in others:
         assert best <= distance_sum(found, other) * (1 + 1e-6) + 1e-5 * len(found)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 7, 12])
+def test_the_geometric_median_adds_as_the_page_says(devices: int) -> None:
+    """Bit by bit, from floats as Python has them: docs/artifact.md, section 9."""
+    found = np.random.default_rng(devices).normal(0, 0.1, (devices, 50)).astype("<f4")
+    ordered = sorted(found, key=lambda row: row.tobytes())
+    weights = median_weights(scalar_products(ordered), SMOOTHING, None).tolist()
+    expected = []
+    for number in range(50):
+        terms = [weight * float(row[number]) for weight, row in zip(weights, ordered, strict=True)]
+        while len(terms) > 1:
+            half = len(terms) // 2
+            last = terms[-half:]
+            terms = [each + (last[i] if i < half else 0.0) for i, each in enumerate(terms[:-half])]
+        expected.append(terms[0])
+    assert geometric_median(found).tolist() == expected
 
 
 def test_the_geometric_median_is_the_converged_one() -> None:

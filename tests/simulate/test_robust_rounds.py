@@ -18,6 +18,7 @@ from ravan_edge.merge import (
     ServerOptimizerName,
 )
 from ravan_edge.simulate import SimulationRequest, simulate, worker
+from ravan_edge.simulate.report import write_report
 from ravan_edge.training import LocalResult, local_round
 from tests.simulate.conftest import RequestFor
 from tests.simulate.faults import Killed
@@ -94,6 +95,8 @@ def test_heads_that_too_few_trained_are_kept_and_counted(request_for: RequestFor
         for head in range(layer.heads)
     )
     assert same == line["heads_kept"]
+    page = write_report(request.out).read_text("utf-8")
+    assert f"In 1 round some heads kept their value ({same} in all), since" in page
 
 
 @pytest.mark.usefixtures("in_process")

@@ -84,6 +84,7 @@ class RoundLine(_File):
     upload_bytes: Count
     seconds: Seconds
     staleness: Annotated[float, Field(ge=0)] | None = None
+    heads_kept: Count = 0
 
 
 class EvaluationLine(_File):

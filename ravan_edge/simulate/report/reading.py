@@ -221,6 +221,12 @@ def _warnings(files: RunFiles, rounds: Sequence[RoundFacts]) -> tuple[str, ...]:
             f"{as_count(bad)} update{'s' if bad > 1 else ''} with bad numbers (NaN, infinity or "
             "too large) refused: a lower learning rate helps."
         )
+    kept = [line.heads_kept for line in files.rounds if line.heads_kept]
+    if kept:
+        said.append(
+            f"In {as_count(len(kept))} round{'s' if len(kept) > 1 else ''} some heads kept their value "
+            f"({as_count(sum(kept))} in all), since fewer devices trained them than the merge needs."
+        )
     idle = sum(not facts.outcomes.get("merged") for facts in rounds)
     if idle:
         said.append(f"In {as_count(idle)} round{'s' if idle > 1 else ''} nobody could be merged.")
