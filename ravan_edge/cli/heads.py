@@ -37,7 +37,7 @@ def list_versions(
 ) -> None:
     """Show all versions, the latest first.
 
-    Heads kept: too few devices trained them for the server's merge, so they have the value of before.
+    Kept: heads that too few devices trained for the server's merge, so that they have the value of before.
 
     Examples:
       ravan heads list --server http://127.0.0.1:8750
@@ -47,14 +47,14 @@ def list_versions(
     if as_json:
         print_json({"versions": [each.model_dump(mode="json") for each in found]})
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("version", "made at", "from", "bytes", "accuracy", "loss", "heads kept"):
-        table.add_column(name, justify="left" if name in {"made at", "from"} else "right")
+    table, left = Table(box=None, pad_edge=False), {"made at (UTC)", "from"}
+    for name in ("version", "made at (UTC)", "from", "bytes", "accuracy", "loss", "kept"):
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     for each in found:
         scores = each.scores or {}
         table.add_row(
             str(each.version),
-            plain(each.made_at),
+            plain(each.made_at).removesuffix("+00:00").replace("T", " "),
             _origin(each),
             format_bytes(each.bytes) if each.available else "deleted",
             _figure(scores.get("accuracy"), ".2%"),

@@ -138,8 +138,10 @@ def test_a_run_from_start_to_end_and_on(
         listed = ravan(capsys, "heads", "list", *at).out
         for origin in ("  version 0  ", "  2 updates  ", "  the artifact  "):
             assert origin in listed
-        assert "heads kept" in listed.splitlines()[0]
-        assert [line.split()[-1] for line in listed.splitlines()[2:4]] == ["0", "0"]
+        head, *lines = (line.split() for line in listed.splitlines())
+        assert head[-1] == "kept"
+        assert [line[-1] for line in lines[1:3]] == ["0", "0"], "a whole moment fits before them"
+        assert max(map(len, listed.splitlines())) <= 80
         out = tmp_path / "heads.safetensors"
         got = ravan(capsys, "heads", "get", 2, *at, "--out", out)
         assert got.code == 0
