@@ -153,8 +153,8 @@ class Attempt:
         return replace(self, state=state, ended_at=now)
 
     def merged(self) -> Attempt:
-        """Its updates are in the next version."""
-        return replace(self, state=AttemptState.MERGED)
+        """Its updates are in the next version; no task is out for it any more."""
+        return replace(self, state=AttemptState.MERGED, training=0)
 
     def resumed(self, now: float) -> Attempt:
         """After a restart: devices that waited for the server get the whole time again."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from ravan_edge.errors import StorageError, UsageError
 from ravan_server.store import MERGING, PostgresqlStore
 from tests.services.postgresql import Postgresql
+
+
+def lost(*_: object, **__: object) -> bool:
+    raise OperationalError("SELECT 1", {}, Exception("the network is cut again"))
 
 
 def test_one_at_a_time_comes_in(postgresql: Postgresql, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +62,15 @@ def test_a_lost_connection_is_made_again(
     store.admit_others()
     cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     postgresql.execute(cut)
+    store.hold()
+    with pytest.raises(UsageError, match="another process has this database"):
+        PostgresqlStore(postgresql.url(name))
+    postgresql.execute(cut)
+    with monkeypatch.context() as patch:
+        patch.setattr("ravan_server.store.process_locks._take", lost)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="the network is cut again"):
+                store.hold()
     store.hold()
     with pytest.raises(UsageError, match="another process has this database"):
         PostgresqlStore(postgresql.url(name))

@@ -103,9 +103,15 @@ class ProcessLocks:
                 self._holder.scalar(text("SELECT 1"))
         except DBAPIError:
             self.leave()
-        with self._errors("share the database"):
-            if self._holder is None and not _take(self._connect(), _HAVING, shared=True):
-                self.leave()
+        if self._holder is None:
+            taken = False
+            try:
+                with self._errors("share the database"):
+                    taken = _take(self._connect(), _HAVING, shared=True)
+            finally:
+                if not taken:
+                    self.leave()
+            if not taken:
                 raise StorageError(
                     "another process has taken this database over",
                     where=self._where,
