@@ -139,8 +139,7 @@ def test_a_run_from_start_to_end_and_on(
         for origin in ("  version 0  ", "  2 updates  ", "  the artifact  "):
             assert origin in listed
         head, *lines = (line.split() for line in listed.splitlines())
-        assert head[-1] == "kept"
-        assert [line[-1] for line in lines[1:3]] == ["0", "0"], "a whole moment fits before them"
+        assert (head[-1], [line[-1] for line in lines[1:3]]) == ("kept", ["0", "0"])
         assert max(map(len, listed.splitlines())) <= 80
         out = tmp_path / "heads.safetensors"
         got = ravan(capsys, "heads", "get", 2, *at, "--out", out)
