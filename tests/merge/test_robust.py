@@ -104,8 +104,8 @@ def test_krum_chooses_as_its_paper_says(found: NDArray[np.float32]) -> None:
         scores.append(float(sum(distances[: len(exact) - bears - 2])))
     chosen = krum(found, bears)
     score = min(s for s, row in zip(scores, found, strict=True) if (row == chosen).all())
-    # The vectors are rounded to 22 bits below their largest number before their distances are taken.
-    slack = 2.0**-18 * float(np.square(found.astype(np.float64)).sum(axis=1).max())
+    # The vectors are rounded to 20 bits below their largest number before their distances are taken.
+    slack = 2.0**-16 * float(np.square(found.astype(np.float64)).sum(axis=1).max())
     assert score <= min(scores) + slack
 
 
@@ -207,7 +207,7 @@ def test_scalar_products_are_the_specification_bit_for_bit(
     found: NDArray[np.float32], block: int
 ) -> None:
     numbers = found.shape[1]
-    bits = min(22, (62 - max(0, (numbers - 1).bit_length())) // 2)
+    bits = min(20, (62 - max(0, (numbers - 1).bit_length())) // 2)
     powers, integers = [], []
     for row in found.tolist():
         largest = max(abs(x) for x in row)
@@ -224,11 +224,11 @@ def test_scalar_products_are_the_specification_bit_for_bit(
 
 
 def test_products_of_long_vectors_do_not_overflow() -> None:
-    """All numbers as large as they can be, and so many that 22 bits would not fit."""
+    """All numbers as large as they can be, and so many that 20 bits would not fit."""
     largest = np.nextafter(np.float32(64), np.float32(0))
-    found = np.full((2, 300_000), largest)
+    found = np.full((2, 4_300_000), largest)
     found[1] *= -1
-    expected = 300_000 * 64.0**2
+    expected = 4_300_000 * 64.0**2
     np.testing.assert_allclose(
         products.scalar_products(found), [[expected, -expected], [-expected, expected]], rtol=1e-6
     )

@@ -2,7 +2,7 @@
 
 A matrix product of floating-point numbers depends on the order in which a library adds, and so on its
 version, the processor and the number of threads. Of small integers it does not: each vector is
-rounded to at most 22 bits below its own largest number, products of such integers are added in float64
+rounded to at most 20 bits below its own largest number, products of such integers are added in float64
 as long as no sum can pass 2^53, and those sums in int64. Nothing is ever rounded but the vectors, once.
 """
 
@@ -17,7 +17,8 @@ from ravan_edge.merge.robust.blocks import Rows, gathered, in_turn, room
 
 __all__ = ["scalar_products", "squared_distances"]
 
-_MOST_BITS = 22
+# Two more would be exact for 512 columns only, and a block of a hundred devices would be three products.
+_MOST_BITS = 20
 _INT64_BITS = 62
 _FLOAT64_BITS = 53
 
@@ -25,7 +26,7 @@ _FLOAT64_BITS = 53
 def scalar_products(rows: Rows) -> NDArray[np.float64]:
     """G_ij = <x_i, x_j> of the rounded vectors, float64 [devices, devices].
 
-    With M numbers: k = min(22, floor((62 - ceil(log2 M)) / 2)); e_i is the smallest integer with
+    With M numbers: k = min(20, floor((62 - ceil(log2 M)) / 2)); e_i is the smallest integer with
     max |x_i| < 2^e_i, but at least -100; q_i = round_half_even(x_i 2^(k - e_i));
     G_ij = float64(sum of q_i q_j) 2^(e_i + e_j - 2 k).
 
