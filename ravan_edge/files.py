@@ -15,6 +15,17 @@ from ravan_edge.errors import StorageError
 __all__ = ["sha256_file", "storage_errors", "sync_folder", "write_atomic"]
 
 _READ_BYTES = 1 << 20
+_HINTS = {
+    errno.ENOSPC: "free some space, or choose another folder; nothing was lost",
+    errno.EDQUOT: "free some space, or choose another folder; nothing was lost",
+    errno.EACCES: "choose a path that you may use, or change who may",
+    errno.EPERM: "choose a path that you may use, or change who may",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "a file has that name already: choose another path",
+    errno.ENOTDIR: "a file is where a folder should be: check the path",
+    errno.EISDIR: "a folder has that name: name a file",
+}
 
 
 @contextmanager
@@ -23,13 +34,7 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = {
-            errno.ENOSPC: "free some space, or choose another folder; nothing was lost",
-            errno.EDQUOT: "free some space, or choose another folder; nothing was lost",
-            errno.EACCES: "choose a folder you may write to",
-            errno.EPERM: "choose a folder you may write to",
-            errno.EROFS: "choose a folder on a disk that can be written",
-        }.get(error.errno or 0, "look at the disk, then type the same command again")
+        hint = _HINTS.get(error.errno or 0, "look at the disk, then type the same command again")
         reason = error.strerror or str(error)
         raise StorageError(
             f"cannot {action}: {reason}", where=os.fspath(path), hint=hint

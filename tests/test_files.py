@@ -68,8 +68,23 @@ def test_a_disk_that_is_full_for_real() -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot write the file"):
+    with pytest.raises(StorageError, match=r"cannot write the file.*check the path"):
         write_atomic(tmp_path / "no" / "heads", [b""])
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    path = tmp_path / "taken"
+    path.write_bytes(b"")
+    with (
+        pytest.raises(StorageError, match="choose another path"),
+        storage_errors(path, "make it"),
+    ):
+        path.mkdir(exist_ok=True)
+    with (
+        pytest.raises(StorageError, match="where a folder should be"),
+        storage_errors(path, "make it"),
+    ):
+        (path / "below").mkdir()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such bits")

@@ -145,8 +145,9 @@ def run(
     if as_json:
         print_json(document)
         return
+    why = "the server has finished its rounds" if report.finished else "done"
     typer.echo(
-        f"{report.sent} updates sent, {report.refused} came too late, "
+        f"{why}: {report.sent} updates sent, {report.refused} came too late, "
         f"{report.given_back} tasks given back"
     )
 

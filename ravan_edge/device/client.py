@@ -131,6 +131,7 @@ class Device:
         self._cache = ArtifactCache(self.cache or self.state.folder)
         self._trust = self.trust or ArtifactTrust(self.state.folder)
         self._looked_at = 0.0
+        self._has_asked = False
 
     def run(self) -> DeviceReport:
         """Work until the server has finished, or as many tasks are done as the settings say.
@@ -176,13 +177,14 @@ class Device:
             conditions=self.conditions.now(),
         )
         answer = self._persist(lambda: self._check_in(message))
+        is_first, self._has_asked = not self._has_asked, True  # who started it looks for a sign
         if isinstance(answer, ComeBack):
             if answer.reason is WaitReason.FINISHED:
                 self.report.finished = True
                 return None
             wait = self.uniform(answer.earliest_seconds, answer.latest_seconds)
             wait = min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
-            if wait > _UNTOLD_SECONDS:
+            if wait > _UNTOLD_SECONDS or is_first:
                 self.say(f"{answer.reason.replace('_', ' ')}: asking again in {wait:,.0f} s")
             self.sleep(wait)
             return None

@@ -65,9 +65,8 @@ def refusals_as_errors() -> Iterator[None]:
         yield
     except Refusal as refusal:
         if refusal.problem.permanent:
-            raise ServerRefusedError(
-                f"the server refused: {refusal.detail}", hint="the message says what to change"
-            ) from None
+            # What to do stands in the server's own words.
+            raise ServerRefusedError(f"the server refused: {refusal.detail}") from None
         raise NetworkError(
             f"the server cannot now: {refusal.detail}", hint="try again later"
         ) from None
@@ -328,7 +327,7 @@ class ServerConnection(Closing):
             raise NetworkError(
                 f"the server cannot be reached: {str(error) or type(error).__name__}",
                 where=self.url,
-                hint="check the address, and that the server runs; then try again",
+                hint="check the address, http:// or https://, and that the server runs",
             ) from error
 
 

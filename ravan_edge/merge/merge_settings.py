@@ -141,7 +141,7 @@ class MergeSettings:
                 raise UsageError(
                     f"{value:g} with --server-optimizer {self.server_optimizer}",
                     where=option_name(item.name),
-                    hint=f"it belongs to {' and '.join(sorted(takes))}: leave it out, or choose one of these",
+                    hint=f"leave it out, or choose --server-optimizer {' or '.join(sorted(takes))}",
                 )
 
     @property
