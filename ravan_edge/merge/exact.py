@@ -72,13 +72,31 @@ class MergeScale:
         """
         return 1 << (_SUM_BITS - self.bound_exponent - self.power)
 
-    def check(self, values: Vector) -> float:
-        """The largest |D|, if it is below the bound.
+    def check(self, values: Vector, weight: Weight = PLAIN) -> float:
+        """Refuse numbers that are not below the bound.
+
+        Args:
+            values: D, float32 [any].
+            weight: How much they count.
+
+        Returns:
+            No |D| is larger. It is the largest one, or near enough to it to tell that :meth:`rounded`
+            can take its short way with D n w.
 
         Raises:
-            NumericsError: It is not, or a number is NaN.
+            NumericsError: A number is not below the bound, or NaN.
         """
         bound = 2.0**self.bound_exponent
+        enough = min(bound, self.near / (weight.count * weight.share))
+        # All exponents or'ed together are no less than each of them: for numbers of usual size, below 1,
+        # they say that none reaches 2, in one pass. Where that does not help, it is not looked at.
+        if enough >= 2:
+            bits = int(np.bitwise_or.reduce(values.view(np.uint32), axis=None))
+            no_more = 2.0 ** (
+                (bits >> 23 & 0xFF) - 126
+            )  # 2^129 where there is a NaN or an infinity
+            if no_more <= enough:
+                return no_more * (1 - 2.0**-24)  # the float32 before it
         with np.errstate(invalid="ignore"):  # a signalling NaN is refused like any other
             high, low = float(values.max(initial=0.0)), float(values.min(initial=0.0))
         largest = max(high, -low)  # NaN where both are, which is when there is one
@@ -219,7 +237,7 @@ class ExactSum:
             whole = slice(0, len(difference))
             self.add_pieces(difference, [Piece(0, 0, len(difference))], [whole], weight)
             return
-        largest = self.scale.check(difference)  # also of what is masked: NaN times 0 is NaN
+        largest = self.scale.check(difference, weight)  # also of what is masked: NaN times 0 is NaN
         masked = np.multiply(difference, mask)
         self._add_block_by_block(masked, [Piece(0, 0, len(masked))], largest, weight)
         counted = mask if weight.count == 1 else mask * np.int32(weight.count)
@@ -252,51 +270,45 @@ class ExactSum:
         ) or any(place.start < 0 or place.stop > most for place in trained):
             raise ValueError(f"a piece of a difference ends behind the {most} numbers of the sum")
         # All are looked at before one is added: a refused update leaves no trace.
-        self._add_block_by_block(data, pieces, self.scale.check(data), weight)
+        self._add_block_by_block(data, pieces, self.scale.check(data, weight), weight)
         for place in trained:
             self.trainers[place] += weight.count
 
     def _add_block_by_block(
         self, data: Vector, pieces: Sequence[Piece], largest: float, weight: Weight
     ) -> None:
-        """Round block after block of the data, and add what lies in it of each piece."""
+        """Round block after block of the data, and add what lies in it of each piece.
+
+        q = round_half_even(D n w 2^p). D n is exact in float64 (24 and 27 bits), so D n w is rounded once,
+        to float64.
+        """
+        largest = largest * weight.count * weight.share
+        is_short, middle = largest < self.scale.near, self.scale.middle
         next_piece = 0
         for first in range(0, len(data), _BLOCK):
             block = data[first : first + _BLOCK]
             end = first + len(block)
-            q, is_owed = self._rounded(block, largest, weight)
+            wide = _SCRATCH.wide[: len(block)]
+            wide[...] = block
+            if weight is not PLAIN:
+                np.multiply(wide, float(weight.count), out=wide)
+                np.multiply(wide, weight.share, out=wide)
+            if is_short:  # as in MergeScale.rounded, but for the bits of c
+                np.add(wide, middle, out=wide)
+                q = wide.view(np.int64)
+            else:
+                q = self.scale.rounded(wide, largest, _SCRATCH.terms[: len(block)])
             while next_piece < len(pieces) and pieces[next_piece].begin < end:
                 start, begin, size = pieces[next_piece]
                 low, high = max(begin, first), min(begin + size, end)
-                place = start + low - begin, start + high - begin
-                total = self._sum[slice(*place)]
+                total = self._sum[start + low - begin : start + high - begin]
                 np.add(total, q[low - first : high - first], out=total)
-                if is_owed:
-                    self._owed[place] += 1
                 if begin + size > end:
                     break  # the rest of it lies in the next block
                 next_piece += 1
-
-    def _rounded(
-        self, block: Vector, largest: float, weight: Weight
-    ) -> tuple[NDArray[np.int64], bool]:
-        """q = round_half_even(D n w 2^p), int64, for float32 [at most a block] of at most ``largest``.
-
-        D n is exact in float64 (24 and 27 bits), so D n w is rounded once, to float64.
-
-        Returns:
-            Scratch that the next call overwrites, and whether bits(c) is still to be subtracted.
-        """
-        wide = _SCRATCH.wide[: len(block)]
-        wide[...] = block
-        if weight is not PLAIN:
-            np.multiply(wide, float(weight.count), out=wide)
-            np.multiply(wide, weight.share, out=wide)
-            largest = largest * weight.count * weight.share
-        if largest < self.scale.near:
-            np.add(wide, self.scale.middle, out=wide)
-            return wide.view(np.int64), True
-        return self.scale.rounded(wide, largest, _SCRATCH.terms[: len(block)]), False
+        if is_short:
+            for start, _, size in pieces:
+                self._owed[start, start + size] += 1
 
     def combine(self, other: ExactSum) -> None:
         """Add a sum that somebody else made of other devices of the same round, in place."""

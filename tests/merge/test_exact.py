@@ -24,7 +24,8 @@ STEPS = st.integers(-(2**24) + 1, 2**24 - 1)
 any_value = st.one_of(
     st.floats(-64, 64, width=32, exclude_min=True, exclude_max=True),
     st.builds(lambda steps, power: float(np.ldexp(steps, power)), STEPS, st.integers(-90, -18)),
-    st.sampled_from([0.0, -0.0, 4.0, -4.0, 3.9999998, float(np.nextafter(np.float32(64), 0))]),
+    st.sampled_from([0.0, -0.0, 2.0, -2.0, 1.9999999, 4.0, -4.0, 3.9999998]),
+    st.just(float(np.nextafter(np.float32(64), 0))),
 )
 cohorts = st.sampled_from([1, 2, 3, 9, 100, 128, 129, 1000, 100_000])
 
@@ -114,6 +115,15 @@ def test_the_bound_of_the_fast_way(most: int) -> None:
             total.add(np.full(1, value), None)
             slow.add(np.full(1, value), None)
             assert total.total.tolist() == slow.total
+
+
+@given(hnp.arrays(np.float32, st.integers(0, 9), elements=any_value), cohorts)
+def test_a_check_tells_which_way_is_right(found: np.ndarray, most: int) -> None:
+    scale = MergeScale.for_cohort(most)
+    largest = float(np.abs(found).max(initial=0))
+    said = scale.check(found)
+    assert largest <= said < 64
+    assert (said < scale.near) == (largest < scale.near)
 
 
 def total_of(some: Updates, most: int) -> ExactSum:
