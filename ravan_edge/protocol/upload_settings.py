@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ravan_edge.codecs import LARGEST_SHARE, Codec, CodecName, codec_for
-from ravan_edge.errors import UsageError
 from ravan_edge.training.options import check_options, option, option_values
 
 __all__ = ["UploadSettings"]
 
 _UPLOADS = "Uploads"
-_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class UploadSettings:
     """The codec of updates.
 
     Raises:
-        UsageError: A number is out of range, or a share is given to a codec that has none; names the option.
+        UsageError: A number is out of range; names the option.
     """
 
     codec: CodecName = option(
@@ -31,7 +29,7 @@ class UploadSettings:
         group=_UPLOADS,
     )
     top_k_share: float = option(
-        _SHARE,
+        0.1,
         "With --codec top-k: share of the numbers that is sent, the largest ones.",
         above=0,
         maximum=LARGEST_SHARE,
@@ -40,12 +38,6 @@ class UploadSettings:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.codec is not CodecName.TOP_K and self.top_k_share != _SHARE:
-            raise UsageError(
-                f"{self.top_k_share:g} with --codec {self.codec}, which sends all numbers",
-                where="--top-k-share",
-                hint="add --codec top-k, or leave --top-k-share out",
-            )
 
     @property
     def coder(self) -> Codec | None:
