@@ -294,7 +294,8 @@ class GroupCommit:
         memory = self._memory(transaction, revision - 1)
         if memory is not None and memory.revision != revision - 1:
             memory = None
-        return Work(transaction, self._log, self._clock(), transaction.attempt(), memory, revision)
+        attempt = transaction.attempt() if memory is None else memory.attempt
+        return Work(transaction, self._log, self._clock(), attempt, memory, revision)
 
     def _commit(self, batch: list[_Waiting]) -> None:
         answers: list[tuple[Future[Any], Any, Refusal | None]] = []
