@@ -48,6 +48,7 @@ from ravan_server.http.limits import SmallBodies
 from ravan_server.http.meters import Counted
 from ravan_server.http.origin import BehindProxy, LocalOnly
 from ravan_server.http.problems import PROBLEM_TYPE, add_error_handlers
+from ravan_server.http.short_way import short_way
 from ravan_server.operations import repeated
 from ravan_server.uploads import Checks, MemoryBudget, UploadReceiver, receive
 
@@ -149,7 +150,6 @@ class _Aggregator(FastAPI):
 
 
 def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget, checks: Checks) -> None:
-    @app.post("/v1/check-in", response_model=CheckInAnswer, tags=["tasks"])
     async def check_in(message: CheckIn, request: Request) -> Response:
         """Offer work: the answer is a task, or when to come back."""
         coordinator, device = served(), device_of(request)
@@ -162,6 +162,15 @@ def _add_tasks(app: FastAPI, served: Served, budget: MemoryBudget, checks: Check
         if isinstance(found, ComeBack):
             return json_response(found)
         return json_response(coordinator.answer(await asyncio.wrap_future(found), message.device))
+
+    app.router.add_api_route(
+        "/v1/check-in",
+        check_in,
+        methods=["POST"],
+        response_model=CheckInAnswer,
+        tags=["tasks"],
+        route_class_override=short_way(CheckIn, check_in),
+    )
 
     @app.put(
         "/v1/tasks/{task}/update",

@@ -87,7 +87,7 @@ class Work:
     revision: int = 0
     changed_tasks: list[TaskRow] = field(default_factory=list)
     _stored: Attempt = field(init=False)
-    _ids: list[str] = field(default_factory=list)
+    _drawn: bytes = b""
     _numbers: dict[str, int | None] = field(default_factory=dict)
     _new_numbers: dict[str, int] = field(default_factory=dict)
     _added: dict[str, TaskRow] = field(default_factory=dict)
@@ -109,7 +109,8 @@ class Work:
 
     def number(self, device: str) -> int:
         """The number of a device; a new one gets the next free number, from 0."""
-        self.expect([device])
+        if device not in self._numbers:
+            self.expect([device])
         number = self._numbers[device]
         if number is None:
             if self._new_numbers:
@@ -121,11 +122,10 @@ class Work:
 
     def new_task(self) -> str:
         """A task's id that nobody can guess."""
-        if not self._ids:  # many at once: each call of the system lets another thread go first
-            drawn = secrets.token_bytes(_ID_BYTES * _IDS_AT_ONCE)
-            parts = (drawn[at : at + _ID_BYTES] for at in range(0, len(drawn), _ID_BYTES))
-            self._ids = [urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts]
-        return self._ids.pop()
+        if not self._drawn:  # many at once: each call of the system lets another thread go first
+            self._drawn = secrets.token_bytes(_ID_BYTES * _IDS_AT_ONCE)
+        own, self._drawn = self._drawn[:_ID_BYTES], self._drawn[_ID_BYTES:]
+        return urlsafe_b64encode(own).rstrip(b"=").decode()
 
     def task(self, task: str) -> TaskRow | None:
         """A task by its id."""
@@ -294,7 +294,8 @@ class GroupCommit:
         memory = self._memory(transaction, revision - 1)
         if memory is not None and memory.revision != revision - 1:
             memory = None
-        return Work(transaction, self._log, self._clock(), transaction.attempt(), memory, revision)
+        attempt = transaction.attempt() if memory is None else memory.attempt
+        return Work(transaction, self._log, self._clock(), attempt, memory, revision)
 
     def _commit(self, batch: list[_Waiting]) -> None:
         answers: list[tuple[Future[Any], Any, Refusal | None]] = []

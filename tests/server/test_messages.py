@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ravan_edge.protocol import KINDS, Problem, Reason
+from ravan_edge.protocol import KINDS, Problem, Reason, TaskOffer
 from tests.server.conftest import Served
 from tests.server.devices import message, offered
 
@@ -231,3 +231,14 @@ def test_any_body_is_answered(served: Served, body: bytes) -> None:
 def test_any_fields_are_answered(served: Served, changes: dict[str, object]) -> None:
     answer = served.client.post("/v1/check-in", message(**changes))
     assert answer.status == 200 or answer.problem.status in {409, 422, 426}
+
+
+@pytest.mark.parametrize("name", ["application/json; charset=utf-8", "application/vnd.ravan+json"])
+def test_json_by_another_name_is_the_same_message(served: Served, name: str) -> None:
+    body = json.dumps(message()).encode()
+    headers = {"content-type": name}
+    answer = served.client.run(served.client.send("POST", "/v1/check-in", body, headers=headers))
+    assert TaskOffer.model_validate_json(answer.body).task == offered(served.client).task
+    bad = json.dumps(message(plans="whole")).encode()
+    refusal = served.client.run(served.client.send("POST", "/v1/check-in", bad, headers=headers))
+    assert refusal.problem == served.client.post("/v1/check-in", bad).problem

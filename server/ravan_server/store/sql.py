@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Executable,
@@ -30,17 +31,28 @@ from ravan_server.store.sql_identities import SqlIdentities
 __all__ = ["SqlTransaction"]
 
 _UPDATE = tuple(StoredUpdate.__dataclass_fields__)
+_NO_UPDATE: dict[str, Any] = dict.fromkeys(_UPDATE)
 _CHANGING = ("state", "ended_at", "failure", *_UPDATE)
+_CHANGING_ATTEMPT = ("state", "deadline_at", "ended_at", "training", "accepted")
 
 
-def _saving(*names: str) -> Update:
+def _saving(key: Column[Any], *names: str) -> Update:
     """Only these: an index is rewritten where one of its columns is named."""
     values: dict[str, Any] = {name: bindparam(name) for name in names}
-    return update(schema.tasks).where(schema.tasks.c.task == bindparam("id")).values(values)
+    return update(key.table).where(key == bindparam("key")).values(values)
 
 
-_SAVE_TASK = _saving(*_CHANGING)
-_SAVE_STAMPED = _saving(*_CHANGING, "revision")
+# What every commit runs is put together once: that takes longer than SQLite does.
+_LATEST_ATTEMPT = select(schema.attempts).order_by(schema.attempts.c.id.desc()).limit(1)
+_SAVE_ATTEMPT = _saving(schema.attempts.c.id, *_CHANGING_ATTEMPT)
+_NUMBERS = select(schema.devices.c.device, schema.devices.c.number).where(
+    schema.devices.c.device.in_(bindparam("devices", expanding=True))
+)
+_LARGEST_NUMBER = select(func.max(schema.devices.c.number))
+_ADD_DEVICE = insert(schema.devices)
+_ADD_TASK = insert(schema.tasks)
+_SAVE_TASK = _saving(schema.tasks.c.task, *_CHANGING)
+_SAVE_STAMPED = _saving(schema.tasks.c.task, *_CHANGING, "revision")
 
 
 class SqlTransaction:
@@ -96,8 +108,7 @@ class SqlTransaction:
 
     def attempt(self) -> Attempt:
         """The latest attempt."""
-        latest = select(schema.attempts).order_by(schema.attempts.c.id.desc()).limit(1)
-        return _attempt(self._first(latest))
+        return _attempt(self._first(_LATEST_ATTEMPT))
 
     def attempt_of(self, attempt: int) -> Attempt | None:
         """An attempt by its id."""
@@ -109,10 +120,10 @@ class SqlTransaction:
         self._connection.execute(insert(schema.attempts), _attempt_values(attempt))
 
     def save_attempt(self, attempt: Attempt) -> None:
-        """An attempt that is there, changed."""
-        values = _attempt_values(attempt)
-        statement = update(schema.attempts).where(schema.attempts.c.id == values.pop("id"))
-        self._connection.execute(statement, values)
+        """An attempt that is there, changed: what can change of it."""
+        values = {name: getattr(attempt, name) for name in _CHANGING_ATTEMPT}
+        values["state"] = str(attempt.state)
+        self._connection.execute(_SAVE_ATTEMPT, values | {"key": attempt.id})
 
     def attempts(self, state: str) -> int:
         """How many attempts are in a state."""
@@ -122,18 +133,17 @@ class SqlTransaction:
         """The numbers of those of these devices that have one."""
         if not devices:
             return {}
-        table = schema.devices
-        statement = select(table.c.device, table.c.number).where(table.c.device.in_(devices))
-        return {row.device: row.number for row in self._connection.execute(statement)}
+        found = self._connection.execute(_NUMBERS, {"devices": devices})
+        return {row.device: row.number for row in found}
 
     def add_devices(self, numbers: Mapping[str, int]) -> None:
         """New devices with their numbers, which go on behind :meth:`devices`."""
         rows = [{"number": number, "device": device} for device, number in numbers.items()]
-        self._execute(insert(schema.devices), rows)
+        self._execute(_ADD_DEVICE, rows)
 
     def devices(self) -> int:
         """How many devices have a number: all from 0 on."""
-        largest = self._connection.scalar(select(func.max(schema.devices.c.number)))
+        largest = self._connection.scalar(_LARGEST_NUMBER)
         return 0 if largest is None else int(largest) + 1
 
     def task(self, task: str) -> TaskRow | None:
@@ -168,7 +178,7 @@ class SqlTransaction:
 
     def add_tasks(self, rows: Sequence[TaskRow]) -> None:
         """New tasks; a device has one of an attempt at most."""
-        self._execute(insert(schema.tasks), [_task_values(row) | self._stamp for row in rows])
+        self._execute(_ADD_TASK, [_task_values(row) | self._stamp for row in rows])
 
     def save_tasks(self, rows: Sequence[TaskRow]) -> None:
         """Tasks that are there, changed: their state, and what came with it."""
@@ -176,7 +186,7 @@ class SqlTransaction:
         for row in rows:
             every = _task_values(row)
             changing = {name: every[name] for name in _CHANGING}
-            values.append({"id": row.task} | changing | self._stamp)
+            values.append({"key": row.task} | changing | self._stamp)
         self._execute(_SAVE_STAMPED if self._stamp else _SAVE_TASK, values)
 
     def extend_deadlines(self, deadline_at: float) -> None:
@@ -306,10 +316,10 @@ def _attempt(found: Mapping[str, Any]) -> Attempt:
 
 
 def _task_values(row: TaskRow) -> dict[str, Any]:
-    stored = row.update
-    values = {name: getattr(row, name) for name in TaskRow.__dataclass_fields__ if name != "update"}
+    values = vars(row) | (_NO_UPDATE if row.update is None else vars(row.update))
+    del values["update"]
     values["state"] = str(row.state)
-    return values | {name: None if stored is None else getattr(stored, name) for name in _UPDATE}
+    return values
 
 
 def _task(found: Mapping[str, Any]) -> TaskRow:
