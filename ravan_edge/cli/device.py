@@ -285,16 +285,15 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
 
 
 def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
-    """A tensor of an update; codes of a codec are no numbers by themselves."""
-    codes = array.dtype in (np.int8, np.uint8)
+    """A tensor of an update; a codec's codes and the indices of heads have no size by themselves."""
     dtype = str(array.dtype)
     if array.dtype == np.uint16:  # the bits of a bfloat16 are the upper half of a float32
         dtype, array = "bfloat16", (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    numbers = array.astype(np.float64)
+    numbers = array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else None
     return {
         "name": name,
         "dtype": dtype,
         "shape": list(array.shape),
-        "norm": None if codes else float(np.linalg.norm(numbers)),
-        "largest": None if codes else float(np.abs(numbers).max(initial=0)),
+        "norm": None if numbers is None else float(np.linalg.norm(numbers)),
+        "largest": None if numbers is None else float(np.abs(numbers).max(initial=0)),
     }
