@@ -36,7 +36,7 @@ from ravan_edge.device import (
 )
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
 from ravan_edge.files import storage_errors
-from ravan_edge.folder_lock import FolderLock
+from ravan_edge.folder_lock import FolderLock, refuse_folder_of
 from ravan_edge.signing import (
     MOST_TOKEN_BYTES,
     key_id,
@@ -59,6 +59,9 @@ StateOption = Annotated[
     Path | None,
     typer.Option("--state", help="The device's folder; the same command goes on with it."),
 ]
+
+
+_OF_SERVERS = ("state.sqlite", "operator.token")
 
 
 @device.callback()
@@ -109,6 +112,7 @@ def run(
         return
     if not data.exists():
         raise DataError("no such file", where=str(data), hint="check the path")
+    refuse_folder_of("server", state, _OF_SERVERS, option="--state")
     trusted = None if trust is None else key_id(load_public_key(trust))
     reporter = Reporter()
     with storage_errors(state, "make the folder"):
