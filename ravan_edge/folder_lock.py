@@ -1,16 +1,17 @@
-"""One process at a time on a folder."""
+"""Whose a folder is: one process at a time, and one kind of process."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ravan_edge.closing import Closing
 from ravan_edge.errors import UsageError
 from ravan_edge.files import storage_errors
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "refuse_folder_of"]
 
 
 class FolderLock(Closing):
@@ -50,3 +51,24 @@ class FolderLock(Closing):
     def close(self) -> None:
         """Let the next process have it."""
         self._file.close()
+
+
+def refuse_folder_of(whose: str, folder: Path, names: Sequence[str], *, option: str) -> None:
+    """Refuse a folder that belongs to another kind of process, which would delete what it does not know.
+
+    Args:
+        whose: Of which kind.
+        folder: It need not exist.
+        names: Files that only folders of that kind have.
+        option: The option that names the folder.
+
+    Raises:
+        UsageError: One of them is there.
+    """
+    found = next((name for name in names if (folder / name).exists()), None)
+    if found is not None:
+        raise UsageError(
+            f"this is the folder of a {whose}: {found} is in it",
+            where=os.fspath(folder),
+            hint=f"name another folder with {option}",
+        )

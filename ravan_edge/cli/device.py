@@ -36,7 +36,7 @@ from ravan_edge.device import (
 )
 from ravan_edge.errors import DataError, InterruptedRunError, UsageError
 from ravan_edge.files import storage_errors
-from ravan_edge.folder_lock import FolderLock
+from ravan_edge.folder_lock import FolderLock, refuse_folder_of
 from ravan_edge.signing import (
     MOST_TOKEN_BYTES,
     key_id,
@@ -59,6 +59,9 @@ StateOption = Annotated[
     Path | None,
     typer.Option("--state", help="The device's folder; the same command goes on with it."),
 ]
+
+
+_OF_SERVERS = ("state.sqlite", "operator.token")
 
 
 @device.callback()
@@ -109,6 +112,7 @@ def run(
         return
     if not data.exists():
         raise DataError("no such file", where=str(data), hint="check the path")
+    refuse_folder_of("server", state, _OF_SERVERS, option="--state")
     trusted = None if trust is None else key_id(load_public_key(trust))
     reporter = Reporter()
     with storage_errors(state, "make the folder"):
@@ -285,16 +289,15 @@ def show_last_update(state: StateOption = None, as_json: JsonOption = False) -> 
 
 
 def _row(name: str, array: NDArray[Any]) -> dict[str, Any]:
-    """A tensor of an update; codes of a codec are no numbers by themselves."""
-    codes = array.dtype in (np.int8, np.uint8)
+    """A tensor of an update; a codec's codes and the indices of heads have no size by themselves."""
     dtype = str(array.dtype)
     if array.dtype == np.uint16:  # the bits of a bfloat16 are the upper half of a float32
         dtype, array = "bfloat16", (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    numbers = array.astype(np.float64)
+    numbers = array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else None
     return {
         "name": name,
         "dtype": dtype,
         "shape": list(array.shape),
-        "norm": None if codes else float(np.linalg.norm(numbers)),
-        "largest": None if codes else float(np.abs(numbers).max(initial=0)),
+        "norm": None if numbers is None else float(np.linalg.norm(numbers)),
+        "largest": None if numbers is None else float(np.abs(numbers).max(initial=0)),
     }

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ravan_edge.data.image_folder import MAX_IMAGE_BYTES, MAX_IMAGES
+from ravan_edge.data.parquet import damaged_parquet
 from ravan_edge.data.readers import read_table
 from ravan_edge.data.rows import ColumnRequest, Columns, ReaderLimits, Rows
 from ravan_edge.errors import DataError
@@ -22,7 +23,6 @@ __all__ = ["IMAGE_COLUMNS", "ParquetImages"]
 IMAGE_COLUMNS = ("image", "img", "picture", "photo")
 _BATCH_ROWS = 16
 _SHOWN_COLUMNS = 20
-_BAD_FILE_HINT = "write the file again, or copy it again; it may be cut short"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _opened(path: Path) -> pq.ParquetFile:
             path, thrift_string_size_limit=64 << 20, thrift_container_size_limit=1 << 20
         )
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(error, str(path)) from None
+        raise damaged_parquet(error, str(path)) from None
 
 
 def _batches(file: pq.ParquetFile, column: str, source: str) -> Iterator[pa.RecordBatch]:
@@ -143,15 +143,10 @@ def _batches(file: pq.ParquetFile, column: str, source: str) -> Iterator[pa.Reco
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(error, source) from None
+            raise damaged_parquet(error, source) from None
         if batch is None:
             return
         yield batch
-
-
-def _damaged(error: Exception, source: str) -> DataError:
-    reason = str(error).strip().partition("\n")[0][:200]
-    return DataError(f"not a readable parquet file: {reason}", where=source, hint=_BAD_FILE_HINT)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -17,12 +17,11 @@ from ravan_edge.data.word_rows import collector_for
 from ravan_edge.errors import DataError
 from ravan_edge.files import sha256_file
 
-__all__ = ["read_parquet"]
+__all__ = ["damaged_parquet", "read_parquet"]
 
 # Rows decoded at a time: 256 of the longest allowed are 256 MiB.
 _BATCH_ROWS = 256
 _LIST = "list of "
-_BAD_FILE_HINT = "write the file again, or copy it again; it may be cut short"
 
 
 def read_parquet(path: Path, request: ColumnRequest, limits: ReaderLimits) -> Rows:
@@ -39,10 +38,14 @@ def read_parquet(path: Path, request: ColumnRequest, limits: ReaderLimits) -> Ro
         ) as file:
             return _read(file, path, request, limits)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise DataError(
-            f"not a readable parquet file: {reason}", where=source, hint=_BAD_FILE_HINT
-        ) from None
+        raise damaged_parquet(error, source) from None
+
+
+def damaged_parquet(error: Exception, source: str) -> DataError:
+    """What to say of a file that the library cannot read."""
+    reason = str(error).strip().partition("\n")[0][:200].rstrip(".")
+    hint = "write the file again, or copy it again; it may be cut short"
+    return DataError(f"not a readable parquet file: {reason}", where=source, hint=hint)
 
 
 def _read(file: pq.ParquetFile, path: Path, request: ColumnRequest, limits: ReaderLimits) -> Rows:

@@ -117,7 +117,8 @@ class ArtifactCache:
         free = shutil.disk_usage(self._blobs).free
         if missing + _SPARE_BYTES > free:
             raise StorageError(
-                f"the artifact needs {missing:,} bytes more, and {free:,} are free",
+                f"the artifact needs {missing:,} bytes more, and {_SPARE_BYTES:,} beside it for rounds; "
+                f"{free:,} are free",
                 where=str(self._blobs),
                 hint="free some space, or use a --state folder on another disk",
             )

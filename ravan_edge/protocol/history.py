@@ -34,7 +34,10 @@ class AttemptInfo(Message):
     made: Annotated[Count | None, Field(description="The version that came of it.")] = None
     opened_at: Moment
     seconds: Annotated[
-        Seconds | None, Field(description="From its first task to its end, or until now.")
+        Seconds | None,
+        Field(
+            description="From its first task, or the server's last start during it, to its end or until now."
+        ),
     ] = None
     goal: Positive
     places: Annotated[Positive, Field(description="Tasks that may be out or done.")]

@@ -15,7 +15,7 @@ from types import FrameType
 from ravan_edge.artifact import Artifact
 from ravan_edge.errors import StorageError
 from ravan_edge.files import storage_errors, sync_folder
-from ravan_edge.folder_lock import FolderLock
+from ravan_edge.folder_lock import FolderLock, refuse_folder_of
 from ravan_server.access.login import Login
 from ravan_server.access.operator_token import operator_token
 from ravan_server.access.replay import ReplayGuard
@@ -55,6 +55,7 @@ DATABASE_NAME = "state.sqlite"
 UPDATES_NAME = "updates"
 BLOBS_NAME = "blobs"
 SCRATCH_NAME = "merging"
+_OF_DEVICES = ("device.json", "device.key")
 _QUEUES = 4
 _OTHER_FILES = 256  # of this process: database, log, blobs that are sent, listening sockets
 # The writer's thread gives the interpreter away at every call of SQLite and wants it back at once.
@@ -138,10 +139,11 @@ def serve(
 
     Raises:
         ArtifactError: Other machines can reach it, and the artifact is not signed.
-        UsageError: Another process serves this folder, it belongs to another artifact, or what should be a
-            certificate is none.
+        UsageError: Another process serves this folder, it belongs to another artifact or is a device's, or what
+            should be a certificate is none.
         StorageError: The folder, the address or a file cannot be used.
     """
+    refuse_folder_of("device", state, _OF_DEVICES, option="--state")
     tls = tls_context(settings)
     if settings.exposed:
         require_signature(artifact)

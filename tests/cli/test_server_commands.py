@@ -262,6 +262,14 @@ def test_a_state_of_another_artifact(artifact: Path, tmp_path: Path) -> None:
     assert "the state belongs to artifact" in call.err
 
 
+def test_the_folder_of_a_device(artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "device.json").touch()
+    call = serve(artifact, tmp_path)
+    assert call.code == 2
+    assert "this is the folder of a device: device.json is in it" in call.err
+    assert [path.name for path in tmp_path.iterdir()] == ["device.json"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(artifact: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

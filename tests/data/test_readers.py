@@ -163,7 +163,7 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a.json", b"[]", "unsupported suffix '.json', expected .csv"),
     ("a.txt", b"x", "unsupported suffix"),
     ("a.parquet", b"PAR1 and no more PAR1", "not a readable parquet file"),
-    ("a.parquet", b"text,label\nx,1\n", "not a readable parquet file"),
+    ("a.parquet", b"text,label\nx,1\n", r"not a readable parquet file: .*[^.]\. To mend"),
 ]  # fmt: skip
 
 
