@@ -10,7 +10,7 @@ import pytest
 
 from ravan_edge.device import ServerConnection
 from tests.cli.calls import ravan
-from tests.cli.test_server_commands import RAVAN, Server, serving
+from tests.cli.servers import RAVAN, Server, serving
 from tests.server.server_kit import wait_until
 from tests.tiny_artifact import Method, tiny_rows
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.calls import ravan
-from tests.cli.test_server_commands import Server, serve, serving
+from tests.cli.servers import Server, serve, serving
 from tests.tiny_artifact import Method, tiny_rows
 
 ENDED = {"--goal": 1, "--over-selection": 1, "--rounds": 2, "--local-steps": 2}

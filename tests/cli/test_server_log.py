@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from ravan_edge.device import ServerConnection
-from tests.cli.test_server_commands import one_round, serving
+from tests.cli.servers import one_round, serving
 from tests.tiny_artifact import Method
 
 

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from tests.cli.calls import ravan
-from tests.cli.test_server_commands import serve, serving
+from tests.cli.servers import serve, serving
 from tests.tiny_artifact import Method, tiny_rows
 
 WORDS = ("--goal", 1, "--over-selection", 1, "--rounds", 2, "--local-steps", 2)

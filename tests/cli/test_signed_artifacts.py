@@ -13,7 +13,7 @@ import pytest
 
 from ravan_edge.artifact import open_artifact
 from tests.cli.calls import Call, ravan
-from tests.cli.test_server_commands import RAVAN, serve, serving
+from tests.cli.servers import RAVAN, serve, serving
 from tests.server.server_kit import wait_until
 from tests.tiny_artifact import make_tiny_artifact, tiny_rows
 

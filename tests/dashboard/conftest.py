@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from ravan_edge.artifact import open_artifact
 from ravan_edge.device import ServerConnection
-from tests.cli.test_server_commands import Server, serving
+from tests.cli.servers import Server, serving
 from tests.dashboard.pages import offer_to, one_round
 from tests.server.server_kit import device_update, wait_until
 from tests.tiny_artifact import make_tiny_artifact, tiny_rows

@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import Route, expect
 
 from ravan_edge.device import ServerConnection
-from tests.cli.test_server_commands import Server, serving
+from tests.cli.servers import Server, serving
 from tests.dashboard.conftest import OpenPage
 from tests.dashboard.pages import HOSTILE, one_round, opened, tile
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from ravan_edge.device import ServerConnection
-from tests.cli.test_server_commands import Server, serving
+from tests.cli.servers import Server, serving
 from tests.dashboard.conftest import OpenPage
 from tests.dashboard.pages import DRAWN, one_round, opened, tile
 

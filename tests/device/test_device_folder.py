@@ -34,9 +34,11 @@ def test_a_look_at_a_folder_makes_no_device_of_it(
 def test_the_folder_of_a_server_is_refused(
     tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "state.sqlite").touch()
-    words = ("device", "--server", "http://127.0.0.1:1", "--data", rows, "--state", tmp_path)
+    state = tmp_path / "served"
+    state.mkdir()
+    (state / "state.sqlite").touch()
+    words = ("device", "--server", "http://127.0.0.1:1", "--data", rows, "--state", state)
     found = ravan(capsys, *words)
     assert found.code == UsageError.exit_code
     assert "this is the folder of a server: state.sqlite is in it" in found.err
-    assert [path.name for path in tmp_path.iterdir()] == ["state.sqlite"]
+    assert [path.name for path in state.iterdir()] == ["state.sqlite"]
