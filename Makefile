@@ -17,6 +17,9 @@ ORT_STAMP := $(ORT_VENV)/.installed
 # Two test processes on two cores: one thread each, or they fight.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
+# What takes long is said, so that it is noticed.
+LONGEST := --durations=40 --durations-min=2
+
 .DEFAULT_GOAL := help
 .PHONY: help install ort-training s3-server demo test coverage test-full soak lint format openapi bench bench-federated clean
 
@@ -60,13 +63,13 @@ demo: install  ## the main job on real data: export, simulate 20 devices, report
 	$(BIN)/ravan demo
 
 test: install ort-training  ## what must pass before a commit: at most 10 minutes on 2 cores
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak"
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" $(LONGEST)
 
 coverage: install ort-training  ## the same, and which lines and branches it runs (about a quarter longer)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not soak" --cov --cov-report=term
 
 test-full: install ort-training  ## the slow tests, which `make test` leaves out
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not soak"
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not soak" $(LONGEST)
 
 soak: install  ## the tests that take many minutes
 	$(BIN)/python -m pytest -m soak
