@@ -17,13 +17,8 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "checkpoint",
-    [
-        pytest.param(item, id=item.name, marks=[] if "t5-small" in item.name else pytest.mark.slow)
-        for item in CHECKPOINTS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda item: item.name)
 def test_the_readme_has_the_line_that_the_command_prints(
     checkpoint: Checkpoint, root: Path
 ) -> None:

@@ -32,6 +32,7 @@ from tests.contract.cases import CASES, Case, random_batch
 
 BuildOnce = Callable[[str, Callable[[Path], None]], Path]
 OPTIONS = ExportSettings(lora_budget=2)
+_QUICK = {"bert", "t5", "llama"}
 _OF_ALL = ("config.json", "modules.json", "1_Pooling", "2_Dense")
 
 
@@ -55,7 +56,9 @@ def without_weights(folder: Path, to: Path) -> Path:
     "case",
     [
         pytest.param(
-            case, id=f"{case.name}-{case.task}", marks=[] if case.quick else pytest.mark.slow
+            case,
+            id=f"{case.name}-{case.task}",
+            marks=[] if case.name in _QUICK else pytest.mark.slow,
         )
         for case in CASES
     ],

@@ -34,6 +34,7 @@ def test_a_classifier_keeps_its_own_head(exported: Any, tiny_model: Any) -> None
         assert (heads[f"task_head.{name}"] == stored[f"classifier.{name}"]).all()
 
 
+@pytest.mark.slow
 def test_task_head_names(exported: Any) -> None:
     def names(kind: str) -> list[str]:
         table = exported(kind, method="ravan").manifest.tensors
@@ -172,6 +173,7 @@ def test_help_needs_no_torch() -> None:
     assert finished.stdout == "fine\n", finished.stderr
 
 
+@pytest.mark.slow
 def test_a_model_coarser_than_the_tolerance_is_held_against_float64(
     tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_the_same_seed_is_said(with_heads: Any, tmp_path: Path) -> None:
     assert "the bases are the same again" in merged.notices[0]
 
 
+@pytest.mark.slow
 def test_plans_are_written_again(with_heads: Any, tmp_path: Path) -> None:
     case = with_heads("sentence", method="head-only", plans=("whole", "ort-training"))
     out = tmp_path / "out"

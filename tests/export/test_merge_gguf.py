@@ -28,7 +28,7 @@ ARCHITECTURES = {
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
 }
-_QUICK = ("llama", "qwen3", "gemma3")
+_QUICK = ("gemma3",)
 Kind = gguf.MODEL_TENSOR
 
 

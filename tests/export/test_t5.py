@@ -64,7 +64,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "method"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        pytest.param(*case, marks=() if case[0] in {"t5", "sentence-t5"} else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_loss_and_gradients_are_those_of_the_original_encoder(
     kind: str, method: str, classifier: Any, models: Any
 ) -> None:

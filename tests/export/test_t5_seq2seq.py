@@ -80,7 +80,7 @@ def pairs(rows: int, length: int, target_length: int, seed: int = 1) -> Arrays:
     ("kind", "method"),
     [
         ("t5", "ravan"),
-        ("t5-gated", "ravan"),
+        pytest.param("t5-gated", "ravan", marks=slow),
         pytest.param("mt5", "ravan", marks=slow),
         pytest.param("t5-gated", "fedit", marks=slow),
     ],

@@ -72,7 +72,7 @@ def pickled(folder: Path, shards: int = 1) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_pickled_checkpoint_is_loaded_when_it_is_typed_and_said_so(
     shards: int, copied: Path, tiny_model: Models, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -33,7 +33,8 @@ def lines(marks: Path) -> list[str]:
     return marks.read_text().splitlines() if marks.exists() else []
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_any_moment(
     artifact: Artifact, tmp_path: Path, postgresql: Postgresql, s3: S3Server, seed: int
 ) -> None:

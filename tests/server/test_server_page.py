@@ -162,6 +162,7 @@ def test_a_damaged_update_is_found_and_can_be_left_behind(
         assert ask(server, "device-000").answer == "task"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 def test_a_copy_of_a_frozen_server_is_a_backup(artifact: Artifact, tmp_path: Path) -> None:
     """SIGSTOP, copy, SIGCONT, while devices send; each copy holds what was promised before it."""

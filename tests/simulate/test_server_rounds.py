@@ -29,8 +29,8 @@ from tests.simulate.server_runs import (
     [
         ("ravan", {"partition": "dirichlet:0.3", "head_budgets": "1:0.25,3:0.5,4:0.25"}),
         ("ravan", {"seed": 7, "local": {"micro_batch": 3}}),
-        ("fedit", {"per_round": 5}),
-        ("head-only", {"evaluate_every": 2}),
+        pytest.param("fedit", {"per_round": 5}, marks=pytest.mark.slow),
+        pytest.param("head-only", {"evaluate_every": 2}, marks=pytest.mark.slow),
     ],
     ids=["head budgets", "micro-batches", "fedit", "head-only"],
 )

@@ -27,7 +27,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> KillAtRequest:
     return KillAtRequest(monkeypatch)
 
 
-@pytest.mark.parametrize("when", ["after", pytest.param("before", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["after", "before"])
 @pytest.mark.usefixtures("in_process")
 def test_killed_at_every_request(
     request_for: RequestFor, tmp_path: Path, kill_at: KillAtRequest, when: str

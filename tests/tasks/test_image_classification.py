@@ -76,6 +76,7 @@ def test_it_learns_and_predicts(artifact: Path, images: Path, capsys: Any, tmp_p
     assert all(len(item["labels"]) == 3 for item in found["predictions"])
 
 
+@pytest.mark.slow
 def test_a_simulation_is_the_same_with_any_number_of_workers(
     artifact: Path, images: Path, capsys: Any, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_train_and_eval(artifact: Path, tmp_path: Path, capsys: Capture) -> None
     assert after["count"] == before["count"] > 60, "tokens are counted, not rows"
 
 
+@pytest.mark.slow
 def test_a_simulation_is_the_same_with_one_worker_and_two(
     artifact: Path, tmp_path: Path, capsys: Capture
 ) -> None:
