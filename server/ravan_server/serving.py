@@ -139,8 +139,8 @@ def serve(
 
     Raises:
         ArtifactError: Other machines can reach it, and the artifact is not signed.
-        UsageError: Another process serves this folder, it belongs to another artifact or is a device's, or what
-            should be a certificate is none.
+        UsageError: Another process serves this folder, it belongs to another artifact or is a device's, or
+            what should be a certificate is none.
         StorageError: The folder, the address or a file cannot be used.
     """
     refuse_folder_of("device", state, _OF_DEVICES, option="--state")
