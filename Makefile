@@ -71,7 +71,7 @@ coverage: install ort-training  ## the same, and which lines and branches it run
 test-full: install ort-training  ## the slow tests, which `make test` leaves out
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not soak" $(LONGEST)
 
-soak: install  ## the tests that take many minutes
+soak: install ort-training  ## the tests that take many minutes: full counts, every plan with every model
 	$(BIN)/python -m pytest -m soak
 
 lint: install  ## ruff, formatting, types

@@ -45,7 +45,7 @@ class Case:
         vocabulary: Token ids are below it; those below 5 may be special.
         labels: How many the task has.
         options: Further options of the export.
-        quick: Whether it is in `make test`; all are in `make test-full`.
+        quick: Whether it is in `make test` with the plan `whole`; all are in `make test-full` with it.
     """
 
     name: str

@@ -114,14 +114,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 _QUICK: dict[str, set[str]] = {"executorch": set(), "ort-training": {"bert", "llama"}}
 """Of plans whose export takes longer, a few kinds of model are in `make test`."""
+_EACH_KIND = {
+    "bert", "distilbert", "roberta-words", "bert-masked", "sentence", "modernbert", "t5-encoder", "t5",
+    "t5-gated", "llama", "qwen3", "gemma2", "gemma3", "vit", "deit-distilled",
+}  # fmt: skip
+"""With the same plans each kind of layers and each task is in `make test-full`, every pair in `make soak`."""
+
+
+def _mark(plan: str, case: Case) -> pytest.MarkDecorator | None:
+    if case.quick and case.name in _QUICK.get(plan, {case.name}):
+        return None
+    often = plan not in _QUICK or case.name in _EACH_KIND
+    return pytest.mark.slow if often else pytest.mark.soak
 
 
 def _pairs() -> Iterator[Any]:
     for plan in PLANS:
         for case in CASES:
-            quick = case.quick and case.name in _QUICK.get(plan, {case.name})
-            marks = () if quick else (pytest.mark.slow,)
-            yield pytest.param((plan, case), id=f"{plan}-{case.name}-{case.task}", marks=marks)
+            mark = _mark(plan, case)
+            name = f"{plan}-{case.name}-{case.task}"
+            yield pytest.param((plan, case), id=name, marks=() if mark is None else (mark,))
 
 
 @pytest.fixture(scope="module", params=_pairs())
