@@ -27,6 +27,9 @@ __all__ = ["Housekeeper"]
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
+_COPIES_EVERY = 20
+"""Turns between two looks at copies of blobs, five seconds at most: who made a version forgets old ones a
+moment later, and this process may come between."""
 
 
 class Housekeeper:
@@ -63,6 +66,7 @@ class Housekeeper:
         self._ending = threading.Event()
         self._turning = threading.Lock()
         self._untidied = view().attempt.id  # of those before, recovery left nothing
+        self._turns = 0
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
 
     def start(self) -> None:
@@ -133,14 +137,19 @@ class Housekeeper:
     def _tidy(self) -> None:
         """Delete the updates of attempts that are over, also of those that were never merged."""
         latest, parts = self._view().attempt.id, self._parts
-        if self._untidied < latest and parts.store.shared:
-            with parts.store.reading() as transaction:
-                versions = [row for row in transaction.versions() if not row.deleted]
-            kept = {digest for row in versions for digest in (row.heads, row.moments) if digest}
-            parts.blobs.forget_copies(self._lasting | kept)  # other processes delete versions, too
+        self._turns += 1
+        if parts.store.shared and (self._untidied < latest or self._turns % _COPIES_EVERY == 0):
+            self._forget_copies()
         while self._untidied < latest:
             parts.log.drop(self._untidied)
             self._untidied += 1
+
+    def _forget_copies(self) -> None:
+        """Of versions that other processes deleted."""
+        with self._parts.store.reading() as transaction:
+            versions = [row for row in transaction.versions() if not row.deleted]
+        kept = {digest for row in versions for digest in (row.heads, row.moments) if digest}
+        self._parts.blobs.forget_copies(self._lasting | kept)
 
     def _end_attempt(self) -> None:
         attempt, parts = self._view().attempt, self._parts
