@@ -225,7 +225,9 @@ def test_copies_go_with_their_versions(
     assert len(kept) == 2, "version 0 and the latest"
     gone = next(version.heads for version in first.versions() if version.version == 1)
     for folder in tmp_path.glob("state-*/blobs"):
-        (folder / gone).write_bytes(b"a copy whose version was forgotten after this process had looked")
+        (folder / gone).write_bytes(
+            b"a copy whose version was forgotten after this process had looked"
+        )
         wait_until(lambda folder=folder: {path.name for path in folder.iterdir()} <= kept)  # type: ignore[misc]
     for server in (first, second):
         with pytest.raises(Refusal) as caught:
