@@ -140,15 +140,7 @@ def test_a_vector_is_merged_from_its_trainers_alone(
         assert everybody[PLACES[number]].tobytes() == alone[PLACES[number]].tobytes()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        # Krum is multi-Krum with one chosen: the same lines.
-        pytest.param(rule, marks=pytest.mark.slow if rule.merge is MergeName.MULTI_KRUM else ())
-        for rule in (MergeSettings(), *ROBUST)
-    ],
-    ids=lambda rule: str(rule.merge),
-)
+@pytest.mark.parametrize("settings", [MergeSettings(), *ROBUST], ids=lambda s: str(s.merge))
 @given(order=st.permutations(range(5)), cut=st.integers(1, 4))
 def test_order_and_number_of_processes_change_no_bit(
     settings: MergeSettings,

@@ -123,7 +123,7 @@ def faults(step: int, last: int) -> list[Fault]:
     return found
 
 
-@pytest.mark.parametrize("fault", faults(200, 360), ids=str)
+@pytest.mark.parametrize("fault", faults(110, 360), ids=str)
 @ONE
 def test_a_disk_that_fails_loses_nothing(
     artifact: Artifact, recording_of: RecordingOf, tmp_path: Path, fault: Fault, kind: str
